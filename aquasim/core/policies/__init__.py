@@ -1,0 +1,39 @@
+"""Every policy by name. A new one is a file beside these and a line here."""
+
+from typing import Any
+
+from aquasim.core.policies.base import Policy
+from aquasim.core.policies.cfs import Aqua, Cfs
+from aquasim.core.policies.fcfs import Fcfs, FcfsSwap
+from aquasim.core.policies.mlfq import Mlfq
+from aquasim.core.policies.oracles import Sjf, Srpt
+from aquasim.core.policies.priority import Priority
+
+POLICIES: dict[str, type[Policy]] = {
+    "fcfs": Fcfs,
+    "fcfs-swap": FcfsSwap,
+    "fcfs-v0": Fcfs,
+    "priority": Priority,
+    "mlfq": Mlfq,
+    "sjf": Sjf,
+    "srpt": Srpt,
+    "cfs": Cfs,
+    "aqua": Aqua,
+}
+
+
+def make_policy(name: str, **options: Any) -> Policy:
+    """Return a new policy by name.
+
+    Raises:
+        ValueError: the name is unknown, or it has no such option.
+    """
+    if name not in POLICIES:
+        raise ValueError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}")
+    kind = POLICIES[name]
+    known = getattr(kind.__init__, "__kwdefaults__", None) or {}
+    for option in options:
+        if option not in known:
+            valid = ", ".join(known) or "none"
+            raise ValueError(f"policy {name!r} has no option {option!r}; it has: {valid}")
+    return kind(**options)

@@ -1,0 +1,72 @@
+"""What a policy may decide. The defaults are first come, first served."""
+
+from typing import TYPE_CHECKING
+
+from aquasim.core.queues import Fifo, Queue
+from aquasim.core.request import Request
+
+if TYPE_CHECKING:
+    from aquasim.core.scheduler import Scheduler
+
+FOREVER = 1 << 62
+
+
+class Policy:
+    """Short answers to the scheduler's questions. Subclass, override what differs, add one line to `POLICIES`.
+
+    Options are keyword arguments of the subclass's `__init__`; scenario files set them by name.
+    """
+
+    oracle = False
+    """Needs the true output lengths, which no real server knows."""
+    sliced = False
+    """Requests take turns: decisions at the end of time slices, newcomers displace running ones."""
+    ranked = False
+    """Sliced, and newcomers compete by rank with everyone at every step instead of going first."""
+    slope = 0
+    """How a decoder's rank changes with each token it generates."""
+    slice_length = 0
+    """Decode iterations in a slice."""
+    backfill = False
+    """Fill up behind the first request that does not fit, and memory that comes free within a slice."""
+    pages = False
+    """Preempted requests are paged out (while a tier has room) instead of dropped."""
+    keep_copies = True
+    """A copy stays in its tier while its request runs, so that only new blocks move the next time."""
+    overlap = False
+    """Transfers run beside compute and are awaited by the requests concerned, not by the step."""
+    preempts_last = True
+    """`victim` is always the last in the running order."""
+    strict_length = False
+    """Refuse requests whose longest output would not fit, instead of cutting it."""
+
+    def queue(self) -> Queue:
+        """Return the empty waiting queue."""
+        return Fifo()
+
+    def admit(self, request: Request, s: "Scheduler") -> None:
+        """Look at a newcomer (set its rank)."""
+        request.rank = self.rank(request)
+
+    def rank(self, request: Request) -> int:
+        """Return a request's place among those that compete for memory, least first."""
+        return 0
+
+    def refresh(self, s: "Scheduler") -> None:
+        """Bring ranks up to date before a ranked decision."""
+
+    def victim(self, s: "Scheduler") -> Request:
+        """Return the running request to preempt when one that runs needs a block and none is free."""
+        return next(reversed(s.running.values()))
+
+    def displaced(self, s: "Scheduler", newcomer: Request) -> Request | None:
+        """Return the running request that makes room for a newcomer, or None if nobody should."""
+        return None
+
+    def horizon(self, s: "Scheduler") -> int:
+        """Most decode iterations before this policy wants to decide again."""
+        return FOREVER
+
+    def wake_at(self, s: "Scheduler") -> int | None:
+        """When to be asked although nothing happens (ns)."""
+        return None

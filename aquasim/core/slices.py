@@ -1,0 +1,170 @@
+"""Time slices: who of more requests than fit is resident next, and whom a newcomer displaces."""
+
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from aquasim.core.request import Request
+
+if TYPE_CHECKING:
+    from aquasim.core.scheduler import Scheduler
+
+RANK = attrgetter("rank")
+
+
+def select(s: "Scheduler") -> None:
+    """Take a new decision if one is due: when the slice is over, or nothing is left that decodes."""
+    if s.resort:
+        _sort_running(s)
+    if s.policy.ranked:
+        s.policy.refresh(s)
+        if s.paged or s.waiting:
+            _decide(s)
+    elif s.slice_left <= 0 or not (s.batch.count or s.parked or s.prefilling):
+        if s.paged or s.batch.count > s.pool.free:
+            _decide(s)
+        else:
+            _sort_running(s)
+        s.slice_left = s.policy.slice_length
+    elif s.refill and s.paged and s.policy.backfill:
+        _refill(s)
+    s.refill = False
+    if s.inbound:
+        bring(s)
+
+
+def _sort_running(s: "Scheduler") -> None:
+    """Order the running by rank, least first; what still prefills stays behind."""
+    s.resort = False
+    if len(s.running) > 1:
+        order = sorted([r for r in s.running.values() if r.decoding], key=RANK)
+        s.running = {r.id: r for r in order} | {id: r for id, r in s.running.items() if not r.decoding}
+
+
+def _decide(s: "Scheduler") -> None:
+    """Choose the least-ranked requests that fit, one block of headroom each; page the others out.
+
+    Stops at the first that does not fit unless the policy fills up behind it (`backfill`).
+    """
+    chosen = _choose(s, _contenders(s), _budget(s))
+    picked = dict.fromkeys(chosen)
+    for request in [r for r in s.running.values() if r.decoding and r not in picked]:
+        s.preempt(request)
+    staying = {r.id: r for r in chosen if r.decoding}
+    s.running = staying | {id: r for id, r in s.running.items() if id not in staying}
+    s.inbound = [r for r in chosen if r.id in s.paged]
+    s.quota = len(chosen) - len(staying) - len(s.inbound) if s.policy.ranked else None
+
+
+def _contenders(s: "Scheduler") -> list[Request]:
+    """Return all that may be resident, by rank; ties go to those that were paged out before."""
+    lead = s.batch.slope * s.batch.tick
+    decoders = sorted([r for r in s.running.values() if r.decoding], key=RANK)
+    others = [*s.paged.values(), *(s.waiting if s.policy.ranked else ())]
+    others.sort(key=RANK)
+    if not others:
+        return decoders
+    merged: list[Request] = []
+    append = merged.append
+    index, last = 0, len(others)
+    for request in decoders:
+        rank = request.rank + lead
+        while index < last and others[index].rank <= rank:
+            append(others[index])
+            index += 1
+        append(request)
+    return merged + others[index:]
+
+
+def _budget(s: "Scheduler") -> int:
+    """Blocks that the chosen may hold: all but those of requests that stay whatever is decided."""
+    fixed = sum([len(r.blocks) for r in s.running.values() if not r.decoding])
+    return s.pool.capacity - fixed - s.pager.arriving
+
+
+def _choose(s: "Scheduler", contenders: list[Request], budget: int) -> list[Request]:
+    chosen: list[Request] = []
+    backfill = s.policy.backfill
+    seats = s.limits.max_num_batched_tokens if s.limits.prefill == "chunked" else len(contenders)
+    for request in contenders:
+        blocks = request.blocks
+        need = (len(blocks) if blocks else s.return_cost(request)) + 1
+        if need > budget and (chosen or need > budget + 1):
+            if backfill:
+                continue
+            break
+        if len(chosen) >= seats:
+            break
+        chosen.append(request)
+        budget -= need
+    return chosen
+
+
+def _refill(s: "Scheduler") -> None:
+    """Bring paged requests into memory that came free within a slice; nobody leaves for them."""
+    room = s.pool.free + s.pager.leaving - s.batch.count
+    coming = dict.fromkeys(s.inbound)
+    room -= sum([s.return_cost(r) + 1 for r in coming])
+    for request in sorted(s.paged.values(), key=RANK):
+        need = s.return_cost(request) + 1
+        if request not in coming and need <= room:
+            s.inbound.append(request)
+            room -= need
+
+
+def bring(s: "Scheduler") -> None:
+    """Page chosen requests in, in order, as far as free blocks go.
+
+    Blocks promised to the step that is out stay free, and so do (where page-outs are awaited) those that the
+    next newcomer was given.
+    """
+    head = s.waiting.peek() if s.pager.overlap else None
+    kept = s.reserved + (s.blocks_for(head.total) if head is not None else 0)
+    while s.inbound:
+        request = s.inbound[0]
+        if s.return_cost(request) > s.pool.free - kept:
+            return
+        if not request.copy_tier and s.quota is not None:
+            s.quota += 1
+        s.bring_back(request)
+        s.inbound.pop(0)
+
+
+def return_in_order(s: "Scheduler") -> bool:
+    """Bring paged requests back, oldest first, while they fit; False if one must go on waiting."""
+    for request in list(s.paged.values()):
+        if s.return_cost(request) + 1 + s.watermark > s.pool.free or len(s.running) >= s.limits.max_num_seqs:
+            return False
+        s.bring_back(request)
+    return True
+
+
+def may_start(s: "Scheduler", request: Request) -> bool:
+    """Say whether a sequence slot is there for a waiting request (time slices free one by eviction)."""
+    if s.quota is not None and s.policy.ranked:
+        if s.quota <= 0:
+            return False
+        s.quota -= 1
+    if len(s.running) < s.limits.max_num_seqs:
+        return True
+    return s.policy.sliced and not s.policy.ranked and _evict_one(s, request)
+
+
+def evict_for(s: "Scheduler", newcomer: Request, hit: list[int]) -> bool:
+    """Page running requests out until a newcomer fits; False if it cannot start now."""
+    if not s.policy.sliced or s.policy.ranked:
+        return False
+    while not s.admissible(newcomer, hit):
+        short = s.blocks_for(newcomer.total) + s.watermark - s.pool.free
+        if s.pager.overlap and s.pager.leaving >= short:
+            return False
+        if not _evict_one(s, newcomer):
+            return False
+    return True
+
+
+def _evict_one(s: "Scheduler", newcomer: Request) -> bool:
+    victim = s.policy.displaced(s, newcomer)
+    if victim is None:
+        return False
+    s.preempt(victim)
+    return True

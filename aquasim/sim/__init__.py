@@ -1,0 +1,1 @@
+"""The simulator: SimPy executors for the commands of `aquasim.core`, over modelled GPUs and links."""

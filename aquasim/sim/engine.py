@@ -1,0 +1,333 @@
+"""One serving engine in simulated time: carries out the scheduler's commands and reports back."""
+
+from collections.abc import Callable
+from heapq import heappop, heappush
+from math import isqrt
+from typing import Protocol
+
+from simpy import Environment
+
+from aquasim.core import (
+    Aborted,
+    Arrived,
+    Event,
+    Reject,
+    Scheduler,
+    Step,
+    StepDone,
+    TierResized,
+    Transfer,
+    TransferDone,
+)
+from aquasim.core.replay import Record
+from aquasim.records.tables import Outcome, RunTables
+from aquasim.sim.clock import Call, call_at, call_last
+
+
+class Cost(Protocol):
+    """How long steps take, in integer nanoseconds (`aquasim.hardware.cost.StepCost`)."""
+
+    def decode(self, batch: int, context: int) -> tuple[int, int, int]:
+        """(a, b, limit): iteration j of a run of decodes lasts a + b*j, for j < limit."""
+        ...
+
+    def step(self, chunks: list[tuple[int, int]], batch: int, context: int) -> int:
+        """Return the time of one iteration with prefill chunks (new, cached) beside the decodes."""
+        ...
+
+
+class Carrier(Protocol):
+    """Moves the bytes of transfers (`aquasim.sim.carrier`)."""
+
+    def carry(self, transfer: Transfer, done: Callable[[], None]) -> None:
+        """Start a transfer; call `done` at the time its last byte is in place."""
+        ...
+
+    def stretch(self, nanoseconds: int, batch: int, context: int, tokens: int) -> int:
+        """Return an iteration's time, given what transfers take of the HBM bandwidth now."""
+        ...
+
+    def watch(self, changed: Callable[[], None]) -> None:
+        """Call `changed` whenever that share changes."""
+        ...
+
+
+class Live:
+    """What only the executor knows of a request: how long its output will be, and when things happened."""
+
+    __slots__ = ("admitted", "arrival", "cached", "finish", "first_token", "joined", "output", "prompt", "todo")
+
+    def __init__(self, arrival: int, prompt: int, output: int) -> None:
+        self.arrival = arrival
+        self.prompt = prompt
+        self.output = output
+        self.todo = output
+        """Tokens still to generate; while decoding, see `finish`."""
+        self.finish = -1
+        """Decode iteration (counted from the start of the run) that generates its last token; -1: not decoding."""
+        self.joined = 0
+        self.admitted = -1
+        self.first_token = -1
+        self.cached = 0
+
+
+class Engine:
+    """Executes one scheduler's commands. Owned by one simulation; not shared between threads.
+
+    A step's end is one event, however many iterations it stands for. Whatever lands while it runs ends it at
+    the end of the iteration under way.
+    """
+
+    def __init__(
+        self,
+        env: Environment,
+        scheduler: Scheduler,
+        cost: Cost,
+        tables: RunTables,
+        carrier: Carrier | None = None,
+        on_gone: Callable[[int], None] | None = None,
+        record_events: bool = False,
+    ) -> None:
+        self.env = env
+        self.scheduler = scheduler
+        self.live: dict[int, Live] = {}
+        self.log: list[Record] | None = [] if record_events else None
+        self._cost = cost
+        self._tables = tables
+        self._carrier = carrier
+        self._on_gone = on_gone
+        self._tick = 0
+        self._ends: list[tuple[int, int]] = []
+        self._step: Step | None = None
+        self._done: Call | None = None
+        self._start = self._a = self._b = self._n = 0
+        self._asked = False
+        self._wake: Call | None = None
+        self._blocked: list[Transfer] = []
+        self._landed: set[int] = set()
+        self._moving: set[int] = set()
+        self._fused = scheduler.limits.max_repeat > 1
+        if carrier is not None:
+            carrier.watch(self._disturb)
+
+    # --- from outside ----------------------------------------------------------------------------------------
+
+    def submit(self, id: int, prompt: int, output: int, priority: int, prefix: tuple[int, ...]) -> None:
+        """A request arrives now. Output beyond `max_model_len` is cut, as servers do."""
+        longest = self.scheduler.limits.max_model_len - prompt
+        tokens = output if output < longest else max(1, longest)
+        self.live[id] = Live(self.env.now, prompt, tokens)  # type: ignore[arg-type]
+        hint = output if self.scheduler.policy.oracle else None
+        self._tell(Arrived(id, prompt, tokens, priority, prefix, hint))
+
+    def abort(self, id: int) -> None:
+        """The client of a request gave up now."""
+        if id in self.live:
+            self._tell(Aborted(id))
+            self._gone(id, Outcome.ABORTED)
+
+    def resize_tier(self, tier: str, blocks: int) -> None:
+        """A lease came, grew or is called back."""
+        self._tell(TierResized(tier, blocks))
+
+    def _tell(self, event: Event) -> None:
+        now: int = self.env.now  # type: ignore[assignment]
+        if self.log is not None:
+            self.log.append((now, event))
+        self.scheduler.handle(now, event)
+        self._disturb()
+
+    def _disturb(self) -> None:
+        """Something landed: end the running step at its iteration's end, or have a decision taken."""
+        if self._done is not None:
+            self._cut_short()
+        self._ask()
+
+    # --- decisions -------------------------------------------------------------------------------------------
+
+    def _ask(self) -> None:
+        if not self._asked:
+            self._asked = True
+            call_last(self.env, self._decide)
+
+    def _decide(self, _: object = None) -> None:
+        """Have the scheduler decide, once everything of this instant is in."""
+        self._asked = False
+        now: int = self.env.now  # type: ignore[assignment]
+        if self.log is not None:
+            self.log.append((now, None))
+        for command in self.scheduler.plan(now):
+            kind = type(command)
+            if kind is Step:
+                self._take(command)  # type: ignore[arg-type]
+            elif kind is Transfer:
+                self._blocked.append(command)  # type: ignore[arg-type]
+                self._moving.add(command.transfer)  # type: ignore[union-attr]
+                self._start_transfers()
+            elif kind is Reject:
+                self._gone(command.request, Outcome.REJECTED, command.reason)  # type: ignore[union-attr]
+        wake = self.scheduler.wake_at()
+        if wake is not None and (self._wake is None or self._wake_time != wake):
+            self._wake_time = wake
+            self._wake = call_at(self.env, max(wake, now), self._woken)
+
+    def _woken(self, event: Call) -> None:
+        if event is self._wake:
+            self._wake = None
+            self._disturb()
+
+    # --- steps -----------------------------------------------------------------------------------------------
+
+    def _take(self, step: Step) -> None:
+        """Bring the batch up to date and start the step, or hold it until its transfers have landed."""
+        self._step = step
+        live, tick = self.live, self._tick
+        for id in step.left:
+            request = live.get(id)
+            if request is not None and request.finish >= 0:
+                request.todo = request.finish - tick
+                request.finish = -1
+                self._tables.span(id, request.joined, step.step - 1)
+        for id in step.joined:
+            request = live[id]
+            request.finish = finish = tick + request.todo
+            request.joined = step.step
+            heappush(self._ends, (finish, id))
+        for id in step.preempted:
+            self._tables.preempted(self.env.now, id)  # type: ignore[arg-type]
+        if not step.after or self._moving.isdisjoint(step.after):
+            self._begin(step)
+
+    def _begin(self, step: Step) -> None:
+        now: int = self.env.now  # type: ignore[assignment]
+        batch, context, chunks = step.batch, step.context, step.chunks
+        tokens = 0
+        if chunks:
+            work = []
+            for id, start, count, _ in chunks:
+                request = self.live.get(id)
+                if request is not None and request.admitted < 0:
+                    request.admitted = now
+                    request.cached = start
+                work.append((count, start))
+                tokens += count
+            a, b, n = self._cost.step(work, batch, context), 0, 1
+        else:
+            a, b, n = self._cost.decode(batch, context)
+            n = min(n, step.repeat, self._next_end() - self._tick)
+        if self._carrier is not None:
+            a = self._carrier.stretch(a, batch, context, tokens)
+        self._start, self._a, self._b, self._n = now, a, b, n
+        self._done = call_at(self.env, now + n * a + b * (n * (n - 1) // 2), self._finish)
+
+    def _next_end(self) -> int:
+        """Return the iteration count at which the next decoder ends."""
+        ends, live = self._ends, self.live
+        while True:
+            finish, id = ends[0]
+            request = live.get(id)
+            if request is not None and request.finish == finish:
+                return finish
+            heappop(ends)
+
+    def _cut_short(self) -> None:
+        """Let the running step end with the iteration under way."""
+        if self._n == 1:
+            return
+        n = self._iterations(self.env.now - self._start)  # type: ignore[arg-type]
+        if n < self._n:
+            self._n = n
+            end = self._start + n * self._a + self._b * (n * (n - 1) // 2)
+            self._done = call_at(self.env, end, self._finish)
+
+    def _iterations(self, elapsed: int) -> int:
+        """Return the fewest iterations (at least 1) that last `elapsed` or longer."""
+        a, b = self._a, self._b
+        if b == 0:
+            return max(1, -(-elapsed // a))
+        half = 2 * a - b
+        n = max(1, (isqrt(half * half + 8 * b * elapsed) - half) // (2 * b))
+        while n * a + b * (n * (n - 1) // 2) < elapsed:
+            n += 1
+        return n
+
+    def _finish(self, event: Call) -> None:
+        """The step is over: count tokens, tell the scheduler, have it decide."""
+        if event is not self._done:
+            return
+        self._done = None
+        env = self.env
+        now: int = env.now  # type: ignore[assignment]
+        step, n = self._step, self._n
+        assert step is not None
+        self._step = None
+        finished = self._count_chunks(step, now) if step.chunks else []
+        if step.batch:
+            self._tick = tick = self._tick + n
+            ends, live = self._ends, self.live
+            while ends and ends[0][0] <= tick:
+                finish, id = heappop(ends)
+                request = live.get(id)
+                if request is not None and request.finish == finish:
+                    self._tables.span(id, request.joined, step.step)
+                    finished.append(id)
+        scheduler = self.scheduler
+        self._tables.step(step, self._start, self._a, self._b, n, scheduler)
+        done = StepDone(step.step, n, tuple(finished))
+        if self.log is not None:
+            self.log.append((now, done))
+        scheduler.handle(now, done)
+        for id in finished:
+            self._gone(id, Outcome.FINISHED)
+        if not self._asked:
+            if env.peek() > now:
+                self._decide()
+            else:
+                self._ask()
+
+    def _count_chunks(self, step: Step, now: int) -> list[int]:
+        finished = []
+        for chunk in step.chunks:
+            self._tables.chunk(step.step, chunk)
+            request = self.live.get(chunk.request)
+            if chunk.last and request is not None:
+                request.todo -= 1
+                if request.first_token < 0:
+                    request.first_token = now
+                if request.todo == 0:
+                    finished.append(chunk.request)
+        return finished
+
+    def _gone(self, id: int, outcome: Outcome, reason: str = "") -> None:
+        request = self.live.pop(id)
+        if outcome is Outcome.ABORTED and request.finish >= 0:
+            request.todo = request.finish - self._tick
+            self._tables.span(id, request.joined, self._step.step if self._step is not None else -1)
+        self._tables.request(id, request, self.env.now, outcome, reason)  # type: ignore[arg-type]
+        if self._on_gone is not None:
+            self._on_gone(id)
+
+    # --- transfers -------------------------------------------------------------------------------------------
+
+    def _start_transfers(self) -> None:
+        """Start every transfer whose predecessors have landed."""
+        ready = [t for t in self._blocked if self._moving.isdisjoint(t.after)]
+        self._blocked = [t for t in self._blocked if not self._moving.isdisjoint(t.after)]
+        assert self._carrier is not None or not ready, "a transfer, but nothing to carry it"
+        for transfer in ready:
+            self._launch(transfer)
+
+    def _launch(self, transfer: Transfer) -> None:
+        assert self._carrier is not None
+        start: int = self.env.now  # type: ignore[assignment]
+
+        def landed() -> None:
+            self._moving.discard(transfer.transfer)
+            self._tables.transfer(transfer, start, self.env.now)  # type: ignore[arg-type]
+            self._start_transfers()
+            self._tell(TransferDone(transfer.transfer))
+            step = self._step
+            if step is not None and self._done is None and self._moving.isdisjoint(step.after):
+                self._begin(step)
+
+        self._carrier.carry(transfer, landed)

@@ -1,0 +1,1 @@
+"""Microbenchmarks, samples, fits and hardware profiles."""

@@ -1,0 +1,1 @@
+"""Peer paging and time-sliced execution on real hardware."""
