@@ -109,6 +109,11 @@ class PrefillAttentionTime(OperatorTime):
         far = (batch == 1) & (length > rows / 2)
         anchors = np.stack([group, rows, length], axis=1)[far]
         self.surface.fit(np.concatenate([train.x, anchors]), np.concatenate([train.seconds, self.decode.seconds[far]]))
+        self.peak_share_ = float(np.round(np.quantile(train.floor / train.seconds, 0.99), 4))
+
+    def block(self) -> Block:
+        """Return the profile's block, with the share of peak flops that bounds long reaches not in the samples."""
+        return {**super().block(), "peak_share": self.peak_share_}
 
 
 class AllReduceTime(OperatorTime):

@@ -98,12 +98,12 @@ def _samples(path: Path, frame: pd.DataFrame, x: Floats, floor: Floats) -> Sampl
     return Samples(f"{path.parent.name}/{path.name}", x, frame.latency_ms.to_numpy(float) / 1e3, floor, len(frame))
 
 
-def all_reduce_samples(folder: Path, gpus: int, custom_limit: int) -> Samples:
+def all_reduce_samples(folder: Path, gpus: int, version: str, custom_limit: int) -> Samples:
     """Return all-reduce over `gpus` GPUs; axis: bytes. The faster of vLLM's own kernel and NCCL at each size.
 
-    vLLM's kernel (under CUDA graphs) counts up to `custom_limit` bytes.
+    vLLM's kernel, of the given version and under CUDA graphs, counts up to `custom_limit` bytes.
     """
-    paths = one_file(folder, "vllm_custom_allreduce_*.csv.gz"), one_file(folder, "nccl_2.2*.csv.gz")
+    paths = folder / f"vllm_custom_allreduce_{version}.csv.gz", one_file(folder, "nccl_2.2*.csv.gz")
     own, nccl = (pd.read_csv(path) for path in paths)
     own = own[(own.backend == "vllm_graph") & (own.message_size_as_given <= custom_limit)]
     both = pd.concat([own, nccl[nccl.op_name == "all_reduce"]])

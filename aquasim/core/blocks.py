@@ -11,11 +11,12 @@ class BlockPool:
     leaves the pool over-full (`excess`) until enough is given back.
     """
 
-    __slots__ = ("_free", "capacity", "debt")
+    __slots__ = ("_free", "_made", "capacity", "debt")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._free = list(range(capacity - 1, -1, -1))
+        self._made = capacity
         self.debt = 0
         """Blocks that must be given up before any can be taken again."""
 
@@ -49,14 +50,13 @@ class BlockPool:
             self._settle()
 
     def resize(self, capacity: int) -> None:
-        """Change the capacity. Numbers are re-used; a shrink that hits held blocks becomes `debt`."""
+        """Change the capacity. Growth makes new numbers; a shrink that hits held blocks becomes `debt`."""
         change = capacity - self.capacity - self.debt
         self.capacity = capacity
         self.debt = 0
         if change >= 0:
-            top = 1 + max(self._free, default=-1)
-            top = max(top, capacity - change)
-            self._free.extend(range(top, top + change))
+            self._free.extend(range(self._made, self._made + change))
+            self._made += change
         else:
             self.debt = -change
             self._settle()

@@ -41,8 +41,10 @@ def build(s: "Scheduler") -> tuple[Chunks, bool, int]:
 
 def repeats(s: "Scheduler") -> int:
     """How many identical decode iterations the state allows from here."""
-    limit = s.policy.horizon(s)
-    return s.batch.room(s.pool.free - s.growth_reserve, min(limit, s.limits.max_repeat))
+    spare = s.pool.free - s.growth_reserve
+    if spare < 0:
+        return 1
+    return s.batch.room(spare, min(s.policy.horizon(s), s.limits.max_repeat))
 
 
 def _one_last(s: "Scheduler") -> bool:

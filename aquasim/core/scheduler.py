@@ -285,7 +285,7 @@ class Scheduler:
         need = self.blocks_for(request.total) - len(hit)
         if hit:
             need += self.pool.idle(hit)  # type: ignore[attr-defined]
-        return need + self.watermark <= self.pool.free
+        return need + (self.watermark if self.running else 0) <= self.pool.free
 
     def start(self, request: Request, hit: list[int], count: int) -> None:
         """Let the head of the queue run: its first chunk computes `count` tokens after its prefix hits."""

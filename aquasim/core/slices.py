@@ -121,6 +121,9 @@ def bring(s: "Scheduler") -> None:
     kept = s.reserved + (s.blocks_for(head.total) if head is not None else 0)
     while s.inbound:
         request = s.inbound[0]
+        if request.id not in s.paged:  # its tier is being emptied: it is paged again when it has moved
+            s.inbound.pop(0)
+            continue
         if s.return_cost(request) > s.pool.free - kept:
             return
         if not request.copy_tier and s.quota is not None:
@@ -132,7 +135,9 @@ def bring(s: "Scheduler") -> None:
 def return_in_order(s: "Scheduler") -> bool:
     """Bring paged requests back, oldest first, while they fit; False if one must go on waiting."""
     for request in list(s.paged.values()):
-        if s.return_cost(request) + 1 + s.watermark > s.pool.free or len(s.running) >= s.limits.max_num_seqs:
+        headroom = 1 + s.watermark if s.running else 0
+        full = len(s.running) >= s.limits.max_num_seqs
+        if full or s.return_cost(request) + headroom > s.pool.free:
             return False
         s.bring_back(request)
     return True

@@ -63,8 +63,8 @@ STAND_INS = (*_AZURE, "mooncake-conversation")
 _MOONCAKE_RATE = 3.401
 _MOONCAKE_BLOCK = 512
 _MOONCAKE_CONTINUED = 0.457
-"""Share of requests that continue an earlier one. In the trace 0.387 do; more here, because long sessions go on
-more often in the trace than in this model, and the share of reused blocks is what was matched."""
+"""Share of requests that continue an earlier one. In the trace 0.387 do; more here, because long sessions go
+on more often in the trace than in this model, and the share of reused blocks is what was matched."""
 
 
 def stand_in(kind: str, n: int, seed: int = 0) -> Workload:

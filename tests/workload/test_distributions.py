@@ -28,10 +28,12 @@ N = 40_000
 
 
 def rng() -> np.random.Generator:
+    """Return a generator in the same state each time."""
     return np.random.default_rng(7)
 
 
 def gaps(times: np.ndarray) -> np.ndarray:
+    """Return the seconds before each arrival."""
     return np.diff(times, prepend=0) / 1e9
 
 
@@ -118,7 +120,8 @@ def test_a_closed_loop_ramps_its_first_requests() -> None:
 
 
 @pytest.mark.parametrize(
-    "process", [Poisson(3.0), Gamma(3.0, 2.0), FixedGap(0.1), Piecewise([(3.0, 9.0)]), AtOnce(), ClosedLoop(3)]
+    "process",
+    [Poisson(3.0), Gamma(3.0, 2.0), FixedGap(0.1), Piecewise([(3.0, 9.0)]), AtOnce(), ClosedLoop(3)],
 )
 def test_fewer_requests_are_a_prefix_of_more_and_sorted(process: object) -> None:
     """Asking for less never changes what is there, times do not fall, and a duration only cuts."""
@@ -155,7 +158,11 @@ def test_lognormal_takes_its_three_forms() -> None:
     median = 1000.0
     mean = median * math.exp(sigma**2 / 2)
     std = mean * math.sqrt(math.expm1(sigma**2))
-    forms = [Lognormal(median=median, sigma=sigma), Lognormal(mean=mean, sigma=sigma), Lognormal(mean=mean, std=std)]
+    forms = [
+        Lognormal(median=median, sigma=sigma),
+        Lognormal(mean=mean, sigma=sigma),
+        Lognormal(mean=mean, std=std),
+    ]
     samples = [form.sample(N, rng()) for form in forms]
 
     for found in samples:
@@ -248,7 +255,7 @@ def test_a_fixed_length_is_fixed() -> None:
 def test_bad_parameters_are_named_with_what_is_valid(make: object, text: str) -> None:
     """A constructor refuses what it cannot use, in one line."""
     assert callable(make)
-    with pytest.raises(ValueError, match="^") as caught:
+    with pytest.raises(ValueError, match=r"^") as caught:
         make()
 
     assert text in str(caught.value)

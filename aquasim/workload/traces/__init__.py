@@ -97,7 +97,7 @@ def _detect(path: Path, data: bytes) -> str:
     first = data[:4096].decode("utf-8-sig", errors="replace").lstrip().split("\n")[0]
     if first.startswith("["):
         return "sharegpt"
-    if first.startswith("{") and '"hash_ids"' in first + data[:65536].decode(errors="replace"):
+    if first.startswith("{") and b'"hash_ids"' in data[:65536]:
         return "mooncake"
     names = split_header(first)
     for allowed in (0, 1):

@@ -1,0 +1,115 @@
+"""Hardware profiles: what a GPU and its links can do, as JSON fitted by aquasim.calibrate."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from aquasim.hardware.grid import Grid
+from aquasim.hardware.links import LinkKind
+
+SCHEMA = 1
+FOLDER = Path(__file__).parent / "profiles"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One GPU and its links.
+
+    `memory_bytes` is the HBM an engine sees; `peak_flops` (bf16, per s) and `peak_hbm` (bytes/s) are the vendor's;
+    `hbm_read` and `hbm_copy` (bytes/s) were measured. `all_reduce` is by number of GPUs, `decode_attention` and
+    `prefill_attention` by head dimension; `prefill_share` is the best share of peak flops attention reached, `tile` the
+    query rows of its tiles. Times of constants are seconds. `blocks` is the JSON, with sources and residuals.
+    """
+
+    name: str
+    title: str
+    memory_bytes: int
+    peak_flops: float
+    peak_hbm: float
+    hbm_read: float
+    hbm_copy: float
+    kernel_floor: float
+    decode_overhead: float
+    mixed_overhead: float
+    tile: int
+    links: dict[str, LinkKind]
+    blocks: dict[str, Any]
+
+    @cached_property
+    def gemm(self) -> Grid:
+        """Products by tokens, outputs, inputs."""
+        return Grid.from_block(self.blocks["gemm"])
+
+    @cached_property
+    def all_reduce(self) -> dict[int, Grid]:
+        """All-reduce by bytes, for each number of GPUs."""
+        return {int(gpus): Grid.from_block(block) for gpus, block in self.blocks["all_reduce"].items()}
+
+    @cached_property
+    def decode_attention(self) -> dict[int, Grid]:
+        """Decode attention by query heads per KV head, KV heads, batch, length, for each head dimension."""
+        return {int(dim): Grid.from_block(block) for dim, block in self.blocks["decode_attention"].items()}
+
+    @cached_property
+    def prefill_attention(self) -> dict[int, Grid]:
+        """Prefill attention by query heads per KV head, query rows, reach, for each head dimension."""
+        blocks = self.blocks["prefill_attention"]["by_head_dim"]
+        return {int(dim): Grid.from_block(block) for dim, block in blocks.items()}
+
+    @cached_property
+    def prefill_share(self) -> dict[int, float]:
+        """Best share of peak flops of prefill attention, for each head dimension."""
+        blocks = self.blocks["prefill_attention"]["by_head_dim"]
+        return {int(dim): float(block["peak_share"]) for dim, block in blocks.items()}
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that ship with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.json"))
+
+
+def load_profile(name_or_path: str | Path) -> Profile:
+    """Return a shipped profile by name (any case), or one from a JSON file.
+
+    Raises a one-line ValueError for an unknown name, naming the known ones, and for a file that is not JSON, has another
+    schema version or lacks a key, naming the file.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".json":
+        path = FOLDER / f"{str(name_or_path).lower()}.json"
+        if path.stem not in profile_names():
+            raise ValueError(f"unknown hardware profile {str(name_or_path)!r}; known: {', '.join(profile_names())}")
+    try:
+        return _from_json(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}: not JSON ({error})") from None
+    except KeyError as error:
+        raise ValueError(f"{path}: key {error.args[0]} is missing") from None
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def _from_json(blocks: dict[str, Any]) -> Profile:
+    if not isinstance(blocks, dict):
+        raise ValueError("expected a JSON object")
+    if blocks.get("schema") != SCHEMA:
+        raise ValueError(f"schema version is {blocks.get('schema')!r}, this package reads {SCHEMA}")
+    return Profile(
+        name=str(blocks["name"]),
+        title=str(blocks["title"]),
+        memory_bytes=int(blocks["memory"]["bytes"]),
+        peak_flops=float(blocks["peak"]["flops"]),
+        peak_hbm=float(blocks["peak"]["hbm_bytes_per_s"]),
+        hbm_read=float(blocks["hbm"]["read_bytes_per_s"]),
+        hbm_copy=float(blocks["hbm"]["copy_bytes_per_s"]),
+        kernel_floor=float(blocks["elementwise"]["kernel_floor_s"]),
+        decode_overhead=float(blocks["overhead"]["decode_s"]),
+        mixed_overhead=float(blocks["overhead"]["mixed_s"]),
+        tile=int(blocks["prefill_attention"]["tile"]),
+        links={name: LinkKind.from_block(name, block) for name, block in blocks["links"].items()},
+        blocks=blocks,
+    )

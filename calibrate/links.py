@@ -1,0 +1,63 @@
+"""Start-up time and bandwidth of the links of each GPU, from published copies by size."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from aquasim.calibrate import facts
+from aquasim.calibrate.operators import LinkTime
+
+_APEX = {"h100": "apex_plus/profile/comm/H100-SXM-80GB/sendrecv.csv", "h200": "apex_plus/profile/comm/H200-SXM-141GB/sendrecv.csv"}
+_VIDUR_A100 = "vidur/profiling/network/a100_dgx/send_recv.csv.gz"
+
+Block = dict[str, Any]
+
+
+def link_blocks(gpu: str, data: Path) -> dict[str, Block]:
+    """Return the links block of `gpu`'s profile; `data` holds the published samples."""
+    links = {name: _pcie(gpu, name) for name in ("pcie_h2d", "pcie_d2h")}
+    if gpu in facts.PEAK_NVLINK:
+        links["nvlink"] = _nvlink(gpu, data)
+    return {**links, "host_dram": facts.HOST_DRAM}
+
+
+def _nvlink(gpu: str, data: Path) -> Block:
+    """NVLink from point-to-point sends: NCCL's, so the start-up holds a kernel launch and a handshake."""
+    path = _APEX.get(gpu, _VIDUR_A100)
+    frame = pd.read_csv(data / path)
+    if gpu in _APEX:
+        frame = frame[(frame["dtype"] == "half") & (frame["size(kb)"] > 0)]
+        sizes, seconds = frame["size(kb)"].to_numpy(float) * 1024, frame["time(us)"].to_numpy(float) * 1e-6
+    else:
+        frame = frame[frame.devices_per_node == 2].groupby("size")["time_stats.send_recv.median"].median()
+        sizes, seconds = frame.index.to_numpy(float), frame.to_numpy(float) * 1e-3
+    return _block(LinkTime().fit(sizes, seconds), facts.PEAK_NVLINK[gpu], path)
+
+
+def _pcie(gpu: str, name: str) -> Block:
+    rates = facts.H100_PCIE_H2D if name == "pcie_h2d" else facts.H100_PCIE_D2H
+    sizes = np.asarray(facts.H100_PCIE_KIB) * 1024.0
+    fitted = LinkTime().fit(sizes, sizes / (np.asarray(rates) * facts.GB))
+    peak = facts.PEAK_PCIE[gpu]
+    if peak > facts.PCIE_GEN4_RATE[name] * 2:
+        return _block(fitted, peak, facts.VLLM_BLOG if gpu == "h100" else facts.PCIE_SAME)
+    block = _block(fitted, peak, facts.PCIE_GEN4)
+    del block["residual"]
+    return {**block, "bytes_per_s": facts.PCIE_GEN4_RATE[name]}
+
+
+def _block(link: LinkTime, peak: float, source: str) -> Block:
+    return {
+        "bytes_per_s": round_to(link.rate_),
+        "start_s": round_to(link.start_),
+        "peak_bytes_per_s": peak,
+        "residual": link.residual_,
+        "source": source,
+    }
+
+
+def round_to(value: float, digits: int = 4) -> float:
+    """Return `value` to so many significant digits: what a fit is good for, and the same bytes in each build."""
+    return float(f"{value:.{digits}g}")

@@ -1,0 +1,87 @@
+"""Invariants of scheduling, for every policy, through random workloads."""
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from driver import Driver, Load
+
+from aquasim.core import POLICIES, Limits, Step, make_policy, replay
+
+MODES = ("chunked", "prompt-only")
+
+
+def random_load(seed: int, blocks: int, tiers: bool) -> Load:
+    rng = random.Random(seed)
+    count = rng.randint(1, 25)
+    room = blocks * 4
+    jobs = []
+    for _ in range(count):
+        prefix = tuple(hash((rng.randint(0, 1), i)) for i in range(rng.randint(0, 3)))
+        prompt = rng.randint(max(1, 4 * len(prefix)), max(2, 4 * len(prefix), room // rng.choice([1, 2, 4, 8])))
+        jobs.append((rng.randint(0, 60), prompt, rng.randint(1, room // 2), rng.randint(0, 3), prefix))
+    aborts = {rng.randint(0, 100): [rng.randrange(count)] for _ in range(rng.randint(0, 4))}
+    resizes = {}
+    if tiers:
+        resizes = {
+            rng.randint(0, 120): [("peer", rng.choice([0, blocks // 2, blocks * 2]))]
+            for _ in range(rng.randint(0, 4))
+        }
+    return Load(jobs, aborts, resizes)
+
+
+def random_limits(seed: int, mode: str, caching: bool) -> tuple[Limits, Load]:
+    rng = random.Random(seed)
+    blocks = rng.randint(6, 40)
+    pages = rng.random() < 0.8
+    tiers = (("peer", blocks), ("host", rng.choice([0, blocks, blocks * 10]))) if pages else ()
+    limits = Limits(
+        blocks=blocks,
+        block_size=4,
+        max_num_seqs=rng.choice([2, 4, 64]),
+        max_num_batched_tokens=rng.choice([4, 16, 64]),
+        long_prefill_token_threshold=rng.choice([0, 0, 8]),
+        prefix_caching=caching,
+        prefill=mode,
+        tiers=tiers,
+        max_repeat=rng.choice([1, 1 << 30]),
+    )
+    return limits, random_load(seed, blocks, pages)
+
+
+def options(name: str, seed: int) -> dict[str, object]:
+    rng = random.Random(seed)
+    if name == "cfs":
+        return {
+            "slice_length": rng.choice([1, 2, 6]),
+            "clamp": rng.random() < 0.5,
+            "backfill": rng.random() < 0.5,
+            "overlap": rng.random() < 0.3,
+        }
+    return {"slice_length": rng.choice([1, 4, 16])} if name == "aqua" else {}
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", sorted(POLICIES))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 10**9), caching=st.booleans())
+def test_every_request_ends_and_no_invariant_breaks(name: str, mode: str, seed: int, caching: bool) -> None:
+    """Every request finishes, is rejected or aborted; blocks are owned once; budgets hold; nothing leaks."""
+    limits, load = random_limits(seed, mode, caching)
+    driver = Driver(limits, make_policy(name, **options(name, seed)), load, seed).run()
+    assert set(driver.outcome) == set(range(len(load.jobs)))
+    assert driver.scheduler.pool.free == limits.blocks
+    assert all(pool.held == 0 for pool in driver.scheduler.pager.tiers.values())
+    assert not driver.scheduler.requests and not driver.scheduler.running and not driver.scheduler.paged
+
+
+@pytest.mark.parametrize("name", sorted(POLICIES))
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**9), caching=st.booleans())
+def test_replaying_the_events_gives_the_same_commands(name: str, seed: int, caching: bool) -> None:
+    """A recorded event stream, fed to a fresh scheduler, yields every command again."""
+    limits, load = random_limits(seed, "chunked", caching)
+    driver = Driver(limits, make_policy(name, **options(name, seed)), load, seed, check=False).run()
+    assert replay(limits, make_policy(name, **options(name, seed)), driver.records) == driver.commands
+    assert any(isinstance(command, Step) for command in driver.commands) or not driver.todo
