@@ -6,11 +6,11 @@
 from dataclasses import dataclass
 from typing import Any
 
-GB, TB, MIB = 1e9, 1e12, 2**20
+GB, MIB = 1e9, 2**20
 
 VENDOR = "NVIDIA data sheet, as in aisimulate system.yaml"
 AZURE = "Azure AI-benchmarking-guide 8fd0c6e1bd0f, ND {} results"
-VLLM_BLOG = "vLLM blog 2026-01-08, figures 3 and 4 (H100 PCIe 5, cudaMemcpyAsync, 1000 blocks), read off the plots"
+VLLM_BLOG = "vLLM blog 2026-01-08, figures 3 and 4 (H100 PCIe 5, cudaMemcpyAsync), read off the plots"
 
 # Blocks of KiB against GB/s: (device to host, host to device), as read off the plots.
 H100_PCIE_KIB = (4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384)
@@ -20,7 +20,7 @@ H100_PCIE_H2D = (1.1, 2.3, 4.3, 7.5, 14.4, 22.8, 31.7, 39.5, 44.3, 47.7, 49.7, 5
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU of the catalogue: vendor's peaks (flops/s in bf16, bytes/s), measured HBM rates, where samples are."""
+    """One GPU: vendor's peaks (flops/s in bf16, bytes/s), measured HBM rates, where its samples are."""
 
     title: str
     folder: str
@@ -43,10 +43,10 @@ GPUS = {
         folder="h100_sxm",
         memory_bytes=81559 * MIB,
         memory_source="nvidia-smi total of H100 80GB HBM3",
-        peak_flops=989 * TB,
-        peak_hbm=3.35 * TB,
-        hbm_read=3.18 * TB,
-        hbm_copy=2.90 * TB,
+        peak_flops=989e12,
+        peak_hbm=3.35e12,
+        hbm_read=3.18e12,
+        hbm_copy=2.90e12,
         hbm_source=AZURE.format("H100 v5") + ": Dot and Copy",
         vllm="0.25.0",
         all_reduce_version="0.24.0",
@@ -57,10 +57,10 @@ GPUS = {
         folder="h200_sxm",
         memory_bytes=143771 * MIB,
         memory_source="nvidia-smi total of H200",
-        peak_flops=989 * TB,
-        peak_hbm=4.8 * TB,
-        hbm_read=4.48 * TB,
-        hbm_copy=4.01 * TB,
+        peak_flops=989e12,
+        peak_hbm=4.8e12,
+        hbm_read=4.48e12,
+        hbm_copy=4.01e12,
         hbm_source=AZURE.format("H200 v5") + ": Dot and Copy",
         vllm="0.25.0",
         all_reduce_version="0.24.0",
@@ -71,10 +71,10 @@ GPUS = {
         folder="a100_sxm",
         memory_bytes=81920 * MIB,
         memory_source="nvidia-smi total of A100-SXM4-80GB",
-        peak_flops=312 * TB,
-        peak_hbm=2.039 * TB,
-        hbm_read=1.75 * TB,
-        hbm_copy=1.61 * TB,
+        peak_flops=312e12,
+        peak_hbm=2.039e12,
+        hbm_read=1.75e12,
+        hbm_copy=1.61e12,
         hbm_source=AZURE.format("A100 v4") + ": Dot and Copy",
         vllm="0.14.0",
         all_reduce_version="0.14.0",
@@ -86,10 +86,10 @@ GPUS = {
         folder="l40s",
         memory_bytes=46068 * MIB,
         memory_source="nvidia-smi total of L40S, as in aisimulate system.yaml",
-        peak_flops=362.05 * TB,
-        peak_hbm=0.864 * TB,
-        hbm_read=0.778 * TB,
-        hbm_copy=0.735 * TB,
+        peak_flops=362.05e12,
+        peak_hbm=0.864e12,
+        hbm_read=0.778e12,
+        hbm_copy=0.735e12,
         hbm_source="assumption: 90 % and 85 % of peak, as on the other three",
         vllm="0.24.0",
         all_reduce_version="0.22.0",
@@ -102,12 +102,15 @@ ALL_REDUCE_LIMIT = 8 * MIB
 
 ELEMENTWISE: dict[str, Any] = {
     "kernel_floor_s": 2e-6,
-    "source": "assumption: shortest kernel inside a CUDA graph; vidur's one-token medians: add 1-2 us, norm and rope 4-5 us",
+    "source": (
+        "assumption: shortest kernel inside a CUDA graph; "
+        "vidur's one-token medians: add 1-2 us, norm and rope 4-5 us"
+    ),
 }
 
 OVERHEAD: dict[str, Any] = {
-    "decode_s": 0.0003,
-    "mixed_s": 0.001,
+    "decode_s": 0.0001,
+    "mixed_s": 0.0007,
     "meaning": (
         "host time per iteration the GPU waits for: scheduling, input preparation, sampling, output; "
         "decode: all under one CUDA graph, mixed: chunks beside, attention launched eagerly"

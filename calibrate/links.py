@@ -9,7 +9,10 @@ import pandas as pd
 from aquasim.calibrate import facts
 from aquasim.calibrate.operators import LinkTime
 
-_APEX = {"h100": "apex_plus/profile/comm/H100-SXM-80GB/sendrecv.csv", "h200": "apex_plus/profile/comm/H200-SXM-141GB/sendrecv.csv"}
+_APEX = {
+    "h100": "apex_plus/profile/comm/H100-SXM-80GB/sendrecv.csv",
+    "h200": "apex_plus/profile/comm/H200-SXM-141GB/sendrecv.csv",
+}
 _VIDUR_A100 = "vidur/profiling/network/a100_dgx/send_recv.csv.gz"
 
 Block = dict[str, Any]
@@ -31,8 +34,8 @@ def _nvlink(gpu: str, data: Path) -> Block:
         frame = frame[(frame["dtype"] == "half") & (frame["size(kb)"] > 0)]
         sizes, seconds = frame["size(kb)"].to_numpy(float) * 1024, frame["time(us)"].to_numpy(float) * 1e-6
     else:
-        frame = frame[frame.devices_per_node == 2].groupby("size")["time_stats.send_recv.median"].median()
-        sizes, seconds = frame.index.to_numpy(float), frame.to_numpy(float) * 1e-3
+        times = frame[frame.devices_per_node == 2].groupby("size")["time_stats.send_recv.median"].median()
+        sizes, seconds = times.index.to_numpy(float), times.to_numpy(float) * 1e-3
     return _block(LinkTime().fit(sizes, seconds), facts.PEAK_NVLINK[gpu], path)
 
 
@@ -59,5 +62,5 @@ def _block(link: LinkTime, peak: float, source: str) -> Block:
 
 
 def round_to(value: float, digits: int = 4) -> float:
-    """Return `value` to so many significant digits: what a fit is good for, and the same bytes in each build."""
+    """Return `value` to so many significant digits, so that a build gives the same bytes each time."""
     return float(f"{value:.{digits}g}")

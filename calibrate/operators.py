@@ -1,4 +1,4 @@
-"""Estimators of operator times: each fits published samples and writes the block of a hardware profile it fills."""
+"""Estimators of operator times: each fits published samples and fills a block of a hardware profile."""
 
 from typing import Any, Self
 
@@ -56,7 +56,7 @@ class OperatorTime:
         return self.surface.predict(x)
 
     def block(self) -> Block:
-        """Return what goes into the profile: knots, times in thousandths of log2(ns), source and residuals."""
+        """Return what goes into the profile: knots, thousandths of log2(ns), source and residuals."""
         table = np.round(self.surface.table_ * 1000).astype(int)
         return {
             "axes": list(self.axes),
@@ -91,10 +91,10 @@ class DecodeAttentionTime(OperatorTime):
 
 
 class PrefillAttentionTime(OperatorTime):
-    """Time of one layer's attention over new tokens, by query rows and by the tokens a query looks at on average.
+    """Time of one layer's attention over new tokens, by query rows and the tokens a query sees on average.
 
-    The samples have no cached tokens, so a reach beyond half the rows is not in them. There `decode`, a sequence of one
-    new token (one tile of rows per head), stands in.
+    The samples have no cached tokens, so a reach beyond half the rows is not in them. There `decode`, a
+    sequence of one new token (one tile of rows per head), stands in.
     """
 
     axes = ("heads_per_kv_head", "rows", "reach")
@@ -108,11 +108,12 @@ class PrefillAttentionTime(OperatorTime):
         rows = group * heads * TILE
         far = (batch == 1) & (length > rows / 2)
         anchors = np.stack([group, rows, length], axis=1)[far]
-        self.surface.fit(np.concatenate([train.x, anchors]), np.concatenate([train.seconds, self.decode.seconds[far]]))
+        seconds = np.concatenate([train.seconds, self.decode.seconds[far]])
+        self.surface.fit(np.concatenate([train.x, anchors]), seconds)
         self.peak_share_ = float(np.round(np.quantile(train.floor / train.seconds, 0.99), 4))
 
     def block(self) -> Block:
-        """Return the profile's block, with the share of peak flops that bounds long reaches not in the samples."""
+        """Return the block, with the share of peak flops that bounds reaches longer than the samples'."""
         return {**super().block(), "peak_share": self.peak_share_}
 
 

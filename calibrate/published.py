@@ -2,8 +2,8 @@
 
     python -m aquasim.calibrate.published --data ../shared/data --out aquasim/hardware/profiles
 
-The samples themselves stay where they are; a profile holds fitted figures, where each came from and how far off it is on
-samples held out. The same samples give the same bytes.
+The samples themselves stay where they are; a profile holds fitted figures, where each came from and how far
+off it is on samples held out. The same samples give the same bytes.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def _all_reduce(folder: Path, gpus: int, version: str) -> Block:
 
 
 def profile_text(block: Block) -> str:
-    """Return the profile as JSON: sorted keys, one line per block, so that a diff shows which block changed."""
+    """Return the profile as JSON: sorted keys, one line per block, so that a diff shows what changed."""
     lines = (f"{json.dumps(key)}: {json.dumps(block[key], sort_keys=True)}" for key in sorted(block))
     return "{\n" + ",\n".join(lines) + "\n}\n"
 

@@ -17,8 +17,8 @@ _MULTIPLIER = 2654435761  # Knuth's: spreads consecutive row numbers over 32 bit
 class Samples:
     """Timings `seconds` (shape: rows) at the coordinates `x` (rows x axes), from the file `source`.
 
-    `floor` is the least time the hardware's peaks allow; rows below it (operands still in cache) are left out by
-    `above_floor`. `read` counts the rows of the file that lie in the fitted range.
+    `floor` is the least time the hardware's peaks allow; rows below it (operands still in cache) are left out
+    by `above_floor`. `read` counts the rows of the file that lie in the fitted range.
     """
 
     source: str
@@ -57,7 +57,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def gemm_samples(folder: Path, peak_flops: float, peak_bytes: float) -> Samples:
-    """Return bf16 products; axes: m (tokens), n (outputs), k (inputs), from 256 x 256 up and to 16384 tokens."""
+    """Return bf16 products; axes: m (tokens, to 16384), n (outputs) and k (inputs, both from 256)."""
     path = one_file(folder, "gemm_bf16_*.csv.gz")
     frame = read_table(path)
     frame = frame[(frame.n >= 256) & (frame.k >= 256) & (frame.m <= 16384)]
@@ -67,7 +67,7 @@ def gemm_samples(folder: Path, peak_flops: float, peak_bytes: float) -> Samples:
 
 
 def decode_samples(folder: Path, head_dim: int, peak_bytes: float) -> Samples:
-    """Return decode attention; axes: query heads per KV head, KV heads, sequences, tokens of each sequence."""
+    """Return decode attention; axes: query heads per KV head, KV heads, sequences, tokens of each."""
     path = one_file(folder, "generation_attention_bf16_*.csv.gz")
     frame = read_table(path)
     frame = frame[frame.head_dim == head_dim]
@@ -78,10 +78,10 @@ def decode_samples(folder: Path, head_dim: int, peak_bytes: float) -> Samples:
 
 
 def prefill_samples(folder: Path, head_dim: int, tile: int, peak_flops: float) -> Samples:
-    """Return prefill attention; axes: query heads per KV head, query rows, tokens a query looks at on average.
+    """Return prefill attention; axes: query heads per KV head, query rows, tokens a query sees on average.
 
-    Rows are heads x sequences x new tokens, the latter no less than a kernel's tile. One-token prompts are left out:
-    the kernel for decoding serves them.
+    Rows are heads x sequences x new tokens, the latter no less than a kernel's tile. One-token prompts are
+    left out: the kernel for decoding serves them.
     """
     path = one_file(folder, "context_attention_bf16_*.csv.gz")
     frame = read_table(path)
@@ -95,7 +95,8 @@ def prefill_samples(folder: Path, head_dim: int, tile: int, peak_flops: float) -
 
 
 def _samples(path: Path, frame: pd.DataFrame, x: Floats, floor: Floats) -> Samples:
-    return Samples(f"{path.parent.name}/{path.name}", x, frame.latency_ms.to_numpy(float) / 1e3, floor, len(frame))
+    seconds = frame.latency_ms.to_numpy(float) / 1e3
+    return Samples(f"{path.parent.name}/{path.name}", x, seconds, floor, len(frame))
 
 
 def all_reduce_samples(folder: Path, gpus: int, version: str, custom_limit: int) -> Samples:

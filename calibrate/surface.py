@@ -1,7 +1,7 @@
 """Smooth monotone surfaces of time over logarithmic axes, fitted by regularised least squares.
 
-A surface is a table of log2(nanoseconds) at the knots of a grid, multilinear in log2 of the coordinates between them
-(hat functions), flat outside: what aquasim.hardware.grid evaluates at run time.
+A surface is a table of log2(nanoseconds) at the knots of a grid, multilinear in log2 of the coordinates
+between them (hat functions), flat outside: what aquasim.hardware.grid evaluates at run time.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from scipy.sparse.linalg import spsolve
 
 Floats = NDArray[np.float64]
 
-_HUBER = 0.1  # octaves: a sample further off than this (7 %) counts linearly, so that one hiccup bends nothing
+_HUBER = 0.1  # octaves: an error beyond this (7 %) counts linearly, so that one hiccup bends nothing
 _ROUNDS = 6
 _SWEEPS = 200
 
@@ -23,17 +23,19 @@ _SWEEPS = 200
 class Surface:
     """Estimator of time over positive coordinates (shape: samples x axes).
 
-    `knots` holds the knots of each axis, ascending; `smooth` weighs second differences along all axes against the
-    samples (slopes in octaves per octave); along the axes `rising` time never falls.
+    `knots` holds the knots of each axis, ascending; `smooth` weighs second differences along all axes against
+    the samples (slopes in octaves per octave); along the axes `rising` time never falls.
     """
 
-    def __init__(self, knots: tuple[tuple[float, ...], ...], *, smooth: float, rising: tuple[int, ...]) -> None:
+    def __init__(
+        self, knots: tuple[tuple[float, ...], ...], *, smooth: float, rising: tuple[int, ...]
+    ) -> None:
         self.knots = knots
         self.smooth = smooth
         self.rising = rising
 
     def fit(self, x: Floats, seconds: Floats) -> Self:
-        """Fit to `seconds` at the points `x`; relative errors count alike. Sets `table_`, log2 ns at the knots."""
+        """Fit to `seconds` at the points `x`, by relative error. Sets `table_`, log2 ns at the knots."""
         design, target = self._design(x), np.log2(seconds * 1e9)
         roughness = self._roughness()
         weights = np.ones(len(target))
@@ -47,7 +49,7 @@ class Surface:
 
     def predict(self, x: Floats) -> Floats:
         """Return seconds at the points `x`."""
-        return np.exp2(self._design(x) @ self.table_.ravel()) * 1e-9
+        return np.asarray(np.exp2(self._design(x) @ self.table_.ravel()) * 1e-9)
 
     def _design(self, x: Floats) -> csr_matrix:
         """Return the weight of each knot at each point (samples x knots)."""
@@ -98,7 +100,7 @@ class Surface:
         return (above + below) / 2
 
     def _neighbours(self, table: Floats) -> Iterator[tuple[Floats, Floats]]:
-        """Yield views of knots and of the next ones along each rising axis, no knot twice in one pair of views."""
+        """Yield views of knots and of the next ones along each rising axis, no knot twice in one pair."""
         for axis, start in product(self.rising, (0, 1)):
             view = np.moveaxis(table, axis, 0)
             yield view[start:-1:2], view[start + 1 :: 2]

@@ -1,8 +1,10 @@
 """Time of attention: linear pieces for decoding, a surface for new tokens."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from math import ceil, log2
 
-from aquasim.hardware.grid import Grid, locate
+from aquasim.hardware.grid import Grid
 from aquasim.hardware.profile import Profile
 from aquasim.models import Model
 
@@ -30,22 +32,24 @@ class DecodeAttention:
         kv_heads = model.kv_heads_gpu(tp)
         group = model.heads // tp / kv_heads
         self.grid = profile.decode_attention[dim].fix(group, grow=False).fix(kv_heads)
+        self.launch_ns = self.factor * self.grid.fix(1).ns(1)
         self.token_seconds = 2 * kv_heads * model.head_dim * model.dtype_bytes / profile.peak_hbm
 
     def pieces(self, batch: int) -> tuple[list[int], list[int], list[int]]:
         """Return (lengths, bases, slopes) of the piecewise linear time at `batch` sequences, in integer ns.
 
-        With mean length l = total context // batch tokens in piece p, attention lasts bases[p] + slopes[p] * (l -
-        lengths[p]). One iteration adds one token to each sequence, so l grows by exactly 1 and time by slopes[p].
-        `lengths` has one entry more than the others: where the last piece ends.
+        With mean length l = total context // batch tokens in piece p, attention lasts bases[p] + slopes[p] *
+        (l - lengths[p]). One iteration adds one token to each sequence, so l grows by exactly 1 and time by
+        slopes[p]. `lengths` has one entry more than the others: where the last piece ends.
         """
         curve = self.grid.fix(batch)
         lengths = self._lengths(curve)
         bases, slopes = [self._ns(curve, batch, lengths[0])], []
-        for start, end in zip(lengths, lengths[1:], strict=False):
+        for start, end in pairwise(lengths):
             slopes.append(max(0, round((self._ns(curve, batch, end) - bases[-1]) / (end - start))))
             bases.append(bases[-1] + slopes[-1] * (end - start))
-        last = 0 if self.model.sliding_window and lengths[-1] == self.model.sliding_window else slopes[-1]
+        roofline = ceil(self.model.layers * batch * self.token_seconds * 1e9)
+        last = 0 if self.model.sliding_window else max(slopes[-1], roofline)
         return [*lengths, FOREVER], bases, [*slopes, last]
 
     def _lengths(self, curve: Grid) -> list[int]:
@@ -62,35 +66,45 @@ class DecodeAttention:
 class PrefillAttention:
     """Attention of one layer over new tokens, on one of `tp` GPUs.
 
-    A chunk of n new tokens behind c cached ones looks at c + n/2 tokens on average (fewer with a sliding window). All
-    chunks of an iteration run in one launch: each is priced at the rate of a launch with the rows of all, by its share
-    of the rows. So equal chunks cost what a batch of them was measured to cost.
+    A chunk of n new tokens behind c cached ones looks at c + n/2 tokens on average (fewer with a sliding
+    window). All chunks of an iteration run in one launch: each is priced at the rate of a launch with the
+    rows of all, by its share of the rows. Equal chunks then cost what a batch of them was measured to cost.
     """
 
     def __init__(self, profile: Profile, model: Model, tp: int) -> None:
         dim, self.factor = measured_head_dim(profile.prefill_attention, model.head_dim)
         self.heads = model.heads // tp
         grid = profile.prefill_attention[dim].fix(self.heads / model.kv_heads_gpu(tp), grow=False)
-        self.rows, self.reaches = grid.axes
-        width = len(self.reaches)
-        self.table = [grid.values[i * width : (i + 1) * width] for i in range(len(self.rows))]
+        rows, reaches = grid.axes
+        if any(b - a != 1 for axis in grid.axes for a, b in pairwise(axis)):
+            raise ValueError(f"{profile.name}: knots of prefill attention are not consecutive powers of two")
+        self.table = [grid.values[i * len(reaches) : (i + 1) * len(reaches)] for i in range(len(rows))]
+        self.first_row, self.first_reach = rows[0], reaches[0]
+        self.last_row, self.last_reach = len(rows) - 1, len(reaches) - 1
         self.tile, self.window = profile.tile, model.sliding_window
         self.flop_ns = 4e9 * model.head_dim * self.heads / (profile.peak_flops * profile.prefill_share[dim])
-        self.launch_ns = self.factor * 2.0 ** self.table[0][0]
+        self.launch_ns: float = self.factor * 2.0 ** self.table[0][0]
 
-    def ns(self, chunks: list[Chunk]) -> float:
+    def ns(self, chunks: Sequence[Chunk]) -> float:
         """Nanoseconds of one layer for `chunks` of (new, cached) tokens; at least one."""
-        tiled = [max(new, self.tile) for new, _ in chunks]
-        rows = sum(tiled)
-        cell, share, beyond = locate(self.rows, log2(self.heads * rows))
-        low = self.table[cell]
-        high = self.table[cell + 1] if share else low
+        if len(chunks) == 1:
+            return self._one(*chunks[0])
+        tile = self.tile
+        rows = sum(new if new > tile else tile for new, _ in chunks)
+        row = log2(self.heads * rows) - self.first_row
         total = work = 0.0
-        for (new, cached), padded in zip(chunks, tiled, strict=True):
+        for new, cached in chunks:
             reach = self.reach(new, cached)
-            total += padded * self._at(low, high, share, reach)
+            total += (new if new > tile else tile) * self._at(row, log2(reach) - self.first_reach)
             work += new * reach
-        return max(self.factor * total / rows * 2.0**beyond, self.flop_ns * work)
+        longest = max(chunks, key=lambda chunk: chunk[0] * (chunk[0] + 2 * chunk[1]))
+        return max(self.factor * total / rows, self.flop_ns * work, self._one(*longest))
+
+    def _one(self, new: int, cached: int) -> float:
+        """Return ns of one layer for one chunk."""
+        reach = self.reach(new, cached) if self.window else cached + new / 2
+        row = log2(self.heads * (new if new > self.tile else self.tile)) - self.first_row
+        return max(self.factor * self._at(row, log2(reach) - self.first_reach), self.flop_ns * new * reach)
 
     def reach(self, new: int, cached: int) -> float:
         """Tokens that each of `new` tokens behind `cached` ones looks at, on average."""
@@ -100,11 +114,19 @@ class PrefillAttention:
         rising = max(0, window - cached)
         return (rising * (cached + window) / 2 + (new - rising) * window) / new
 
-    def _at(self, low: tuple[float, ...], high: tuple[float, ...], share: float, reach: float) -> float:
-        """Return ns at `reach` between two rows of the table."""
-        i, part, beyond = locate(self.reaches, log2(reach))
-        a = low[i] + (high[i] - low[i]) * share
-        if not part:
-            return float(2.0 ** (a + beyond))
-        b = low[i + 1] + (high[i + 1] - low[i + 1]) * share
-        return float(2.0 ** (a + (b - a) * part))
+    def _at(self, row: float, reach: float) -> float:
+        """Return ns at a place in the table, in cells: held before its start, growing beyond its end."""
+        beyond = 0.0
+        i, j = int(row), int(reach)
+        if row < 0 or i >= self.last_row:
+            i, beyond = (0, 0.0) if row < 0 else (self.last_row - 1, row - self.last_row)
+            row = float(i) if row < 0 else float(self.last_row)
+        if reach < 0 or j >= self.last_reach:
+            j, beyond = (0, beyond) if reach < 0 else (self.last_reach - 1, beyond + reach - self.last_reach)
+            reach = float(j) if reach < 0 else float(self.last_reach)
+        low, high = self.table[i], self.table[i + 1]
+        share = row - i
+        a = low[j] + (high[j] - low[j]) * share
+        b = low[j + 1] + (high[j + 1] - low[j + 1]) * share
+        power: float = 2.0 ** (a + (b - a) * (reach - j) + beyond)
+        return power

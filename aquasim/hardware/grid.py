@@ -8,7 +8,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """log2 of nanoseconds at the knots of a grid: `axes` are log2 of the knots, `values` row by row, last axis fastest.
+    """log2 of nanoseconds (`values`, last axis fastest) at the knots of a grid (`axes`, log2 of the knots).
 
     Coordinates below the first knot of an axis count as the first; beyond the last, time grows in proportion.
     """
@@ -18,7 +18,7 @@ class Grid:
 
     @classmethod
     def from_block(cls, block: dict[str, Any]) -> "Grid":
-        """Read a profile's block (`knots`, `milli_log2_ns`); KeyError, TypeError or ValueError if it is malformed."""
+        """Read a profile's block (`knots`, `milli_log2_ns`); KeyError or ValueError if malformed."""
         axes = tuple(tuple(log2(knot) for knot in axis) for axis in block["knots"])
         values = tuple(value / 1000 for value in block["milli_log2_ns"])
         size = 1

@@ -11,25 +11,28 @@ _LOGIT_KERNELS = 3
 class LinearTime:
     """Seconds of everything but attention and host overhead, on one of `tp` GPUs.
 
-    A mixture of experts runs each of its products as one grouped product. Of E experts, T tokens with k choices each
-    touch d = E (1 - (1 - k/E)^T) distinct ones, if choices are uniform; the group then costs what one product of
-    T k / d tokens and d times the outputs costs: the same weights read, the same flops.
+    A mixture of experts runs each of its products as one grouped product. Of E experts, T tokens with k
+    choices each touch d = E (1 - (1 - k/E)^T) distinct ones, if choices are uniform; the group then costs
+    what one product of T k / d tokens and d times the outputs costs: the same weights read, the same flops.
     """
 
     def __init__(self, profile: Profile, model: Model, tp: int) -> None:
         self.profile = profile
         self.model = model
-        self.gemms = [(gemm, self._curve(gemm)) for gemm in model.gemms(tp) if not gemm.name.startswith("expert_")]
-        self.experts = [gemm for gemm in model.gemms(tp) if gemm.name.startswith("expert_")]
+        gemms = model.gemms(tp)
+        self.gemms = [(gemm, self._curve(gemm)) for gemm in gemms if not gemm.name.startswith("expert_")]
+        self.experts = [gemm for gemm in gemms if gemm.name.startswith("expert_")]
         self.head = model.lm_head(tp)
         self.head_curve = self._curve(self.head)
         self.all_reduce = profile.all_reduce[tp] if tp > 1 else None
         self.element_bytes, self.kernels = elementwise(model, tp)
+        self.dense_bytes = self._bytes([gemm for gemm, _ in self.gemms])
+        self.expert_bytes = self._bytes(self.experts)
 
     def layers(self, tokens: int) -> float:
         """Seconds of all transformer layers and the embedding over `tokens` tokens, attention left out."""
-        products = sum(gemm.count * self._product(gemm, curve, tokens) for gemm, curve in self.gemms)
-        products += sum(gemm.count * self._grouped(gemm, tokens) for gemm in self.experts)
+        products = sum(gemm.per_layer * self._product(gemm, curve, tokens) for gemm, curve in self.gemms)
+        products += sum(gemm.per_layer * self._grouped(gemm, tokens) for gemm in self.experts)
         hidden = tokens * self.model.hidden * self.model.dtype_bytes
         reduce = self.all_reduce.ns(hidden) * 1e-9 if self.all_reduce else 0.0
         layer = products + self._elements(tokens * self.element_bytes, self.kernels) + 2 * reduce
@@ -42,10 +45,13 @@ class LinearTime:
 
     def weight_bytes(self, tokens: int) -> float:
         """Bytes of weights one iteration over `tokens` tokens reads: of experts only those touched."""
-        dense = sum(gemm.count * gemm.n * gemm.k for gemm, _ in self.gemms)
-        touched = self._touched(tokens) if self.experts else 0.0
-        experts = sum(gemm.count * gemm.n * gemm.k for gemm in self.experts) * touched
-        return (self.model.layers * (dense + experts) + self.head.n * self.head.k) * self.model.dtype_bytes
+        head = self.head.n * self.head.k * self.model.dtype_bytes
+        return head + self.dense_bytes + (self.expert_bytes * self._touched(tokens) if self.experts else 0.0)
+
+    def _bytes(self, gemms: list[Gemm]) -> int:
+        """Return bytes of the weights of these products in all layers."""
+        weights = sum(gemm.per_layer * gemm.n * gemm.k for gemm in gemms)
+        return self.model.layers * weights * self.model.dtype_bytes
 
     def _curve(self, gemm: Gemm) -> Grid:
         """Return the time of a product by tokens alone."""
@@ -76,9 +82,9 @@ class LinearTime:
 def elementwise(model: Model, tp: int) -> tuple[int, int]:
     """Return bytes moved per token and kernels launched, per layer, outside products and attention.
 
-    Two norms that also add the residual read and write two vectors each; rotary embedding (none with learned positions)
-    reads and writes queries and keys, query and key norms do so again; the activation reads the up projections and
-    writes one; experts add gathering and summing of their inputs and outputs.
+    Two norms that also add the residual read and write two vectors each; rotary embedding (none with learned
+    positions) reads and writes queries and keys, query and key norms do so again; the activation reads the up
+    projections and writes one; experts add gathering and summing of their inputs and outputs.
     """
     queries, keys = model.heads // tp * model.head_dim, model.kv_heads_gpu(tp) * model.head_dim
     inner, ups = model.intermediate // tp, 2 if model.gated_mlp else 1

@@ -17,10 +17,11 @@ FOLDER = Path(__file__).parent / "profiles"
 class Profile:
     """One GPU and its links.
 
-    `memory_bytes` is the HBM an engine sees; `peak_flops` (bf16, per s) and `peak_hbm` (bytes/s) are the vendor's;
-    `hbm_read` and `hbm_copy` (bytes/s) were measured. `all_reduce` is by number of GPUs, `decode_attention` and
-    `prefill_attention` by head dimension; `prefill_share` is the best share of peak flops attention reached, `tile` the
-    query rows of its tiles. Times of constants are seconds. `blocks` is the JSON, with sources and residuals.
+    `memory_bytes` is the HBM an engine sees; `peak_flops` (bf16, per s) and `peak_hbm` (bytes/s) are the
+    vendor's; `hbm_read` and `hbm_copy` (bytes/s) were measured. `all_reduce` is by number of GPUs,
+    `decode_attention` and `prefill_attention` by head dimension; `prefill_share` is the best share of peak
+    flops attention reached, `tile` the query rows of its tiles. Times of constants are seconds. `blocks` is
+    the JSON, with sources and residuals.
     """
 
     name: str
@@ -73,14 +74,16 @@ def profile_names() -> list[str]:
 def load_profile(name_or_path: str | Path) -> Profile:
     """Return a shipped profile by name (any case), or one from a JSON file.
 
-    Raises a one-line ValueError for an unknown name, naming the known ones, and for a file that is not JSON, has another
-    schema version or lacks a key, naming the file.
+    Raises a one-line ValueError for an unknown name, naming the known ones, and for a file that is not JSON,
+    has another schema version or lacks a key, naming the file.
     """
     path = Path(name_or_path)
     if path.suffix != ".json":
         path = FOLDER / f"{str(name_or_path).lower()}.json"
         if path.stem not in profile_names():
-            raise ValueError(f"unknown hardware profile {str(name_or_path)!r}; known: {', '.join(profile_names())}")
+            raise ValueError(
+                f"unknown hardware profile {str(name_or_path)!r}; known: {', '.join(profile_names())}"
+            )
     try:
         return _from_json(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:

@@ -16,9 +16,10 @@ def model_names() -> list[str]:
 
 
 def load_model(name_or_path: str | Path) -> Model:
-    """Return the shape of a model known by name (any case, hub ids too) or of a config.json, or of its folder.
+    """Return the shape of a model known by name (any case, hub ids too), or of a config.json or its folder.
 
-    Raises a one-line ValueError: for an unknown name with the nearest known ones, for a bad file naming file and key.
+    Raises a one-line ValueError: for an unknown name with the nearest known ones, for a bad file naming file
+    and key.
     """
     key = str(name_or_path).lower()
     known = MODELS.get(ALIASES.get(key, key))

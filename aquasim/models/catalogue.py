@@ -14,7 +14,8 @@ MODELS = {
         Model("Mistral-7B", 32, 4096, 32, 8, 128, 14336, 32000, max_position=32768, sliding_window=4096),
         Model("Mistral-7B-v0.3", 32, 4096, 32, 8, 128, 14336, 32768, max_position=32768),
         Model(
-            "Mixtral-8x7B", 32, 4096, 32, 8, 128, 14336, 32000, experts=8, experts_per_token=2, max_position=32768
+            "Mixtral-8x7B", 32, 4096, 32, 8, 128, 14336, 32000, experts=8, experts_per_token=2,
+            max_position=32768,
         ),
         Model("Qwen3-14B", 40, 5120, 40, 8, 128, 17408, 151936, max_position=40960, qk_norm=True),
         Model("Qwen3-32B", 64, 5120, 64, 8, 128, 25600, 151936, max_position=40960, qk_norm=True),

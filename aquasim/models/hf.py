@@ -70,8 +70,9 @@ class _Config:
 def read_config(path: Path) -> Model:
     """Read a model's shape from `path`, a config.json or the folder that holds one.
 
-    Absent keys mean what the family's own code takes them to mean: no `num_key_value_heads` is as many as query heads
-    (8 for Mistral and Mixtral), no `head_dim` is hidden / heads. Raises a one-line ValueError naming file and key.
+    Absent keys mean what the family's own code takes them to mean: no `num_key_value_heads` is as many as
+    query heads (8 for Mistral and Mixtral), no `head_dim` is hidden / heads. Raises a one-line ValueError
+    naming file and key.
     """
     config = _Config(path / "config.json" if path.is_dir() else path)
     try:
@@ -83,18 +84,22 @@ def read_config(path: Path) -> Model:
 
 def _head_dim(config: _Config, hidden: int, heads: int) -> int:
     if config.data.get("head_dim") is None and hidden % heads:
-        raise ValueError(f"{config.path}: key head_dim is missing and hidden_size {hidden} / {heads} heads is no integer")
+        raise ValueError(
+            f"{config.path}: key head_dim is missing and hidden_size {hidden} / {heads} heads is no integer"
+        )
     return config.integer("head_dim", hidden // heads)
 
 
 def _window(config: _Config, family: str) -> int:
-    if config.data.get("sliding_window") is None or (family.startswith("qwen") and not config.flag("use_sliding_window", False)):
+    unused = family.startswith("qwen") and not config.flag("use_sliding_window", False)
+    if unused or config.data.get("sliding_window") is None:
         return 0
     return config.integer("sliding_window")
 
 
 def _read_llama_like(config: _Config) -> Model:
-    family, hidden, heads = config.family, config.integer("hidden_size"), config.integer("num_attention_heads")
+    family, hidden = config.family, config.integer("hidden_size")
+    heads = config.integer("num_attention_heads")
     grouped = 8 if family in ("mistral", "mixtral") else heads
     moe = family == "mixtral"
     return Model(
@@ -120,7 +125,9 @@ def _read_llama_like(config: _Config) -> Model:
 def _read_opt(config: _Config) -> Model:
     hidden, heads = config.integer("hidden_size"), config.integer("num_attention_heads")
     if config.integer("word_embed_proj_dim", hidden) != hidden:
-        raise ValueError(f"{config.path}: key word_embed_proj_dim differs from hidden_size, which is not supported")
+        raise ValueError(
+            f"{config.path}: key word_embed_proj_dim differs from hidden_size, which is not supported"
+        )
     positions = config.integer("max_position_embeddings", 2048)
     return Model(
         name=config.name,

@@ -4,26 +4,30 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 TP_DEGREES = (1, 2, 4, 8)
+_POSITIVE = (
+    "layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "max_position",
+    "dtype_bytes",
+)  # fmt: skip
 
 
 class Gemm(NamedTuple):
-    """One linear layer on one GPU: `m` tokens x `k` inputs times `k` x `n` weights, `count` times per layer."""
+    """One linear layer on one GPU: tokens x `k` inputs times `k` x `n` weights, `per_layer` times."""
 
     name: str
     n: int
     k: int
-    count: int
+    per_layer: int
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
     """Published shape of a decoder-only transformer.
 
-    `heads` are query heads, `kv_heads` those of keys and values (fewer with grouped queries), `intermediate` is
-    the width of one feed-forward network (of one expert, if there are experts), `dtype_bytes` the bytes of one
-    weight and of one KV element. `sliding_window` is the most tokens a query looks back, 0 for all.
-    `positions` counts learned position embeddings (OPT). `qkv_bias`, `biases` (on every linear layer and norm) and
-    `qk_norm` matter for the exact parameter count only.
+    `heads` are query heads, `kv_heads` those of keys and values (fewer with grouped queries), `intermediate`
+    is the width of one feed-forward network (of one expert, if there are experts), `dtype_bytes` the bytes of
+    one weight and of one KV element. `sliding_window` is the most tokens a query looks back, 0 for all.
+    `positions` counts learned position embeddings (OPT). `qkv_bias`, `biases` (on every linear layer and
+    norm) and `qk_norm` matter for the exact parameter count only.
     """
 
     name: str
@@ -47,32 +51,33 @@ class Model:
     qk_norm: bool = False
 
     def __post_init__(self) -> None:
-        counts = ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "max_position")
-        for key in (*counts, "dtype_bytes"):
+        for key in _POSITIVE:
             if getattr(self, key) < 1:
                 raise ValueError(f"model {self.name}: {key} must be at least 1, is {getattr(self, key)}")
         if self.heads % self.kv_heads:
-            raise ValueError(f"model {self.name}: heads {self.heads} is no multiple of kv_heads {self.kv_heads}")
+            raise ValueError(
+                f"model {self.name}: heads {self.heads} is no multiple of kv_heads {self.kv_heads}"
+            )
         if bool(self.experts) != bool(self.experts_per_token) or self.experts_per_token > self.experts:
             raise ValueError(
-                f"model {self.name}: experts_per_token {self.experts_per_token} does not suit experts {self.experts}"
+                f"model {self.name}: {self.experts_per_token} experts per token of {self.experts} experts"
             )
 
     @property
     def parameters(self) -> int:
         """Exact number of parameters, norms and biases included."""
-        return self._embedding_parameters * (1 if self.tied_embeddings else 2) + self._replicated + self._sharded
+        return self._embeddings + self._sharded + self._replicated
 
     def weight_bytes(self, tp: int = 1) -> int:
-        """Bytes of weights on each of `tp` GPUs: linear layers and embeddings are split, norms and router are not.
+        """Bytes of weights on each of `tp` GPUs: linear layers and embeddings split, norms and router not.
 
-        Key and value projections are replicated where `tp` exceeds the KV heads. Raises ValueError as `check_tp`.
+        Key and value projections are replicated where `tp` exceeds the KV heads. Raises ValueError as
+        `check_tp`.
         """
         self.check_tp(tp)
         copies = max(1, tp // self.kv_heads)
         extra = (copies - 1) * self._kv_projection
-        embeddings = self._embedding_parameters * (1 if self.tied_embeddings else 2)
-        split = -(-(self._sharded + extra + embeddings) // tp)
+        split = -(-(self._sharded + extra + self._embeddings) // tp)
         return (split + self._replicated) * self.dtype_bytes
 
     @property
@@ -81,7 +86,7 @@ class Model:
         return 2 * self.layers * self.kv_heads * self.head_dim * self.dtype_bytes
 
     def kv_bytes_per_token_gpu(self, tp: int = 1) -> int:
-        """Bytes of keys and values of one token on each of `tp` GPUs (heads are replicated if `tp` exceeds them)."""
+        """Bytes of keys and values of one token on each of `tp` GPUs, replicated heads included."""
         return 2 * self.layers * self.kv_heads_gpu(tp) * self.head_dim * self.dtype_bytes
 
     def kv_heads_gpu(self, tp: int = 1) -> int:
@@ -92,8 +97,8 @@ class Model:
     def gemms(self, tp: int = 1) -> list[Gemm]:
         """The linear layers of one transformer layer on each of `tp` GPUs, as engines fuse them.
 
-        Query, key and value projections are one product, so are gate and up. With experts, `expert_*` stand for
-        one expert's products; `router` is not split. The output head is apart: `lm_head`.
+        Query, key and value projections are one product, so are gate and up. With experts, `expert_*` stand
+        for one expert's products; `router` is not split. The output head is apart: `lm_head`.
         """
         width = (self.heads // tp + 2 * self.kv_heads_gpu(tp)) * self.head_dim
         inner = self.intermediate // tp
@@ -115,24 +120,29 @@ class Model:
 
     def check_tp(self, tp: int) -> None:
         """Raise ValueError, in one line, if the model cannot be split over `tp` GPUs."""
-        if tp not in TP_DEGREES:
-            raise ValueError(f"model {self.name}: tensor parallel degree {tp} is not one of 1, 2, 4, 8")
-        for key in ("heads", "intermediate"):
-            if getattr(self, key) % tp:
-                raise ValueError(f"model {self.name}: {key} {getattr(self, key)} does not divide by tp={tp}")
-        if self.kv_heads % tp and tp % self.kv_heads:
-            raise ValueError(f"model {self.name}: kv_heads {self.kv_heads} neither divides nor is divided by tp={tp}")
+        bar = self._bar(tp)
+        if bar:
+            raise ValueError(f"model {self.name}: {bar}")
 
     def tp_degrees(self) -> list[int]:
         """The tensor parallel degrees over which the model can be split."""
-        return [tp for tp in TP_DEGREES if not (self.heads % tp or self.intermediate % tp or self._kv_bars(tp))]
+        return [tp for tp in TP_DEGREES if self._bar(tp) is None]
 
-    def _kv_bars(self, tp: int) -> bool:
-        return bool(self.kv_heads % tp and tp % self.kv_heads)
+    def _bar(self, tp: int) -> str | None:
+        """Return why the model cannot be split over `tp` GPUs, None if it can."""
+        if tp not in TP_DEGREES:
+            return f"tensor parallel degree {tp} is not one of 1, 2, 4, 8"
+        for key in ("heads", "intermediate"):
+            if getattr(self, key) % tp:
+                return f"{key} {getattr(self, key)} does not divide by tp={tp}"
+        if self.kv_heads % tp and tp % self.kv_heads:
+            return f"kv_heads {self.kv_heads} neither divides nor is divided by tp={tp}"
+        return None
 
     @property
-    def _embedding_parameters(self) -> int:
-        return self.vocab * self.hidden
+    def _embeddings(self) -> int:
+        """Parameters of the token embedding, and of the output head unless they are the same."""
+        return self.vocab * self.hidden * (1 if self.tied_embeddings else 2)
 
     @property
     def _kv_projection(self) -> int:

@@ -43,6 +43,10 @@ class Carrier(Protocol):
         """Start a transfer; call `done` at the time its last byte is in place."""
         ...
 
+    def contended(self) -> bool:
+        """Say whether transfers take HBM bandwidth from this engine now."""
+        ...
+
     def stretch(self, nanoseconds: int, batch: int, context: int, tokens: int) -> int:
         """Return an iteration's time, given what transfers take of the HBM bandwidth now."""
         ...
@@ -215,8 +219,8 @@ class Engine:
         else:
             a, b, n = self._cost.decode(batch, context)
             n = min(n, step.repeat, self._next_end() - self._tick)
-        if self._carrier is not None:
-            a = self._carrier.stretch(a, batch, context, tokens)
+        if self._carrier is not None and self._carrier.contended():
+            a, b, n = self._carrier.stretch(a, batch, context, tokens), 0, 1
         self._start, self._a, self._b, self._n = now, a, b, n
         self._done = call_at(self.env, now + n * a + b * (n * (n - 1) // 2), self._finish)
 

@@ -1,0 +1,5 @@
+"""`python -m aquasim`."""
+
+from aquasim.cli.app import main
+
+main()

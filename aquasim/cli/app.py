@@ -1,0 +1,133 @@
+"""`aquasim`: the commands, their options and their errors."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from aquasim import __version__
+from aquasim.errors import UserError
+
+app = typer.Typer(
+    name="aquasim",
+    help="Who runs, whose state moves, and where to, when GPU memory runs out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ScenarioArg = Annotated[str, typer.Argument(metavar="SCENARIO", help="A scenario's name, or a TOML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one value: --set workload.arrivals.rate=2"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+SystemOption = Annotated[
+    list[str] | None, typer.Option("--system", "-s", metavar="NAME", help="Only these systems.")
+]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="DIR", help="Write the records to this new folder.")
+]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run's folder.")]
+
+
+@app.command()
+def run(
+    scenario: ScenarioArg,
+    system: Annotated[
+        str | None, typer.Option("--system", "-s", metavar="NAME", help="Which system; the baseline if left out.")
+    ] = None,
+    set_: SetOption = None,
+    out: OutOption = None,
+    overwrite: OverwriteOption = False,
+    events: Annotated[bool, typer.Option("--events", help="Record events and commands for replay.")] = False,
+    json: JsonOption = False,
+) -> None:
+    """Simulate one system of a scenario."""
+    from aquasim.cli.simulate import run_command
+
+    run_command(scenario, system, set_ or [], out, overwrite, events, json)
+
+
+@app.command()
+def compare(
+    scenario: ScenarioArg,
+    system: SystemOption = None,
+    set_: SetOption = None,
+    out: OutOption = None,
+    overwrite: OverwriteOption = False,
+    json: JsonOption = False,
+) -> None:
+    """Simulate several systems under one workload and print one table, best values marked."""
+    from aquasim.cli.simulate import compare_command
+
+    compare_command(scenario, system or [], set_ or [], out, overwrite, json)
+
+
+@app.command()
+def scenarios(json: JsonOption = False) -> None:
+    """List the scenarios that ship with aquasim, with the question each one asks."""
+    from aquasim.cli.simulate import scenarios_command
+
+    scenarios_command(json)
+
+
+@app.command()
+def trace(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="FILE", help="RUN/trace.json.gz if left out.")
+    ] = None,
+    start: Annotated[float | None, typer.Option(help="From this second on.")] = None,
+    end: Annotated[float | None, typer.Option(help="Up to this second.")] = None,
+) -> None:
+    """Write a run's time line for ui.perfetto.dev or chrome://tracing."""
+    from aquasim.cli.inspect import trace_command
+
+    trace_command(run, out, start, end)
+
+
+@app.command()
+def schedule(
+    file: Annotated[Path, typer.Argument(metavar="FILE.json", help="Limits and arrivals by iteration.")],
+    policy: Annotated[str, typer.Option(metavar="NAME", help="Scheduling policy.")] = "fcfs",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="KEY=VALUE", help="A policy option.")
+    ] = None,
+) -> None:
+    """Print a policy's decisions, one JSON line per iteration, without a clock."""
+    from aquasim.cli.inspect import schedule_command
+
+    schedule_command(file, policy, option or [])
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"aquasim {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    pass
+
+
+def _fail(text: str, code: int) -> NoReturn:
+    print(f"aquasim: {text}", file=sys.stderr)
+    sys.exit(code)
+
+
+def main() -> None:
+    """Run the command line; a user's error is one line on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        _fail(str(error), 2)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(141)

@@ -1,0 +1,112 @@
+"""`run`, `compare` and `scenarios`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from aquasim.errors import UserError
+from aquasim.scenario import load_scenario, scenario_names
+from aquasim.scenario.load import find
+from aquasim.scenario.schema import Scenario
+
+
+def run_command(
+    name: str,
+    system: str | None,
+    changes: list[str],
+    out: Path | None,
+    overwrite: bool,
+    events: bool,
+    as_json: bool,
+) -> None:
+    """Simulate one system, print its summary, and write its records if asked."""
+    scenario = load_scenario(name, changes)
+    chosen = system or scenario.baseline or next(iter(scenario.systems))
+    results = simulate(scenario, [chosen], out, overwrite, events, single=True)
+    summary = results[chosen]
+    if as_json:
+        print(json.dumps({"scenario": Path(name).stem, "system": chosen, **summary}, indent=2))
+    else:
+        from aquasim.cli.tables import print_summary
+
+        print_summary(scenario, chosen, summary)
+
+
+def compare_command(
+    name: str, systems: list[str], changes: list[str], out: Path | None, overwrite: bool, as_json: bool
+) -> None:
+    """Simulate several systems under one workload and print one table."""
+    scenario = load_scenario(name, changes)
+    chosen = systems or list(scenario.systems)
+    results = simulate(scenario, chosen, out, overwrite)
+    if as_json:
+        print(json.dumps({"scenario": Path(name).stem, "systems": results}, indent=2))
+    else:
+        from aquasim.cli.tables import print_comparison
+
+        print_comparison(scenario, results)
+
+
+def simulate(
+    scenario: Scenario,
+    systems: list[str],
+    out: Path | None,
+    overwrite: bool,
+    events: bool = False,
+    single: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Run `systems` one after the other; each one's records are written as soon as it ends.
+
+    Returns:
+        Each system's summary.
+    """
+    from aquasim.cli.progress import Bar
+    from aquasim.sim.simulate import Plan, simulate_system
+
+    for system in systems:
+        if system not in scenario.systems:
+            raise UserError(f"unknown system {system!r}; the scenario has: {', '.join(scenario.systems)}")
+    if out is not None:
+        _check_target(out, overwrite)
+    plan = Plan.of(scenario)
+    for note in plan.workload.notes:
+        print(f"note: {note}", file=sys.stderr)
+    slo = scenario.slo.model_dump(exclude_none=True) if scenario.slo else None
+    results = {}
+    with Bar(systems) as bar:
+        for system in systems:
+            run = simulate_system(plan, system, record_events=events, progress=bar.progress(system))
+            results[system] = run.summary(slo)
+            if out is not None:
+                from aquasim.records.store import save
+
+                save(run, out if single else out / system, overwrite=overwrite)
+    return results
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: exists and is not a folder")
+    if out.exists() and any(out.iterdir()) and not overwrite:
+        raise UserError(f"--out {out}: the folder is not empty; name a new one, or give --overwrite")
+
+
+def scenarios_command(as_json: bool) -> None:
+    """List the shipped scenarios."""
+    rows = {}
+    for name in scenario_names():
+        scenario = load_scenario(name)
+        rows[name] = {
+            "question": scenario.question,
+            "source": scenario.source,
+            "expect": scenario.expect,
+            "systems": list(scenario.systems),
+            "file": str(find(name)),
+        }
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        from aquasim.cli.tables import print_scenarios
+
+        print_scenarios(rows)

@@ -1,0 +1,134 @@
+"""What the commands print on a terminal."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from aquasim.scenario.schema import Scenario
+
+
+@dataclass(frozen=True)
+class Column:
+    """A figure of a summary: its heading, its scale, and whether less or more is better (0: neither)."""
+
+    title: str
+    pick: Callable[[dict[str, Any]], float | None]
+    better: int
+    digits: int = 2
+
+
+def _key(name: str) -> Callable[[dict[str, Any]], float | None]:
+    return lambda summary: summary.get(name)
+
+
+def _milli(name: str) -> Callable[[dict[str, Any]], float | None]:
+    return lambda summary: None if summary.get(name) is None else summary[name] * 1e3
+
+
+def _paged(summary: dict[str, Any]) -> float:
+    return float(sum(summary["paged_bytes"].values())) / 1e9
+
+
+COLUMNS = (
+    Column("TTFT\np50 s", _key("ttft_p50"), -1),
+    Column("TTFT\np99 s", _key("ttft_p99"), -1),
+    Column("TPOT\np50 ms", _milli("tpot_p50"), -1, 1),
+    Column("ITL\np99 ms", _milli("itl_p99"), -1, 1),
+    Column("RCT\np50 s", _key("rct_p50"), -1),
+    Column("RCT\np99 s", _key("rct_p99"), -1),
+    Column("tok/s", _key("throughput_tok_s"), 1, 0),
+    Column("pre-\nempt", _key("preemptions"), 0, 0),
+    Column("paged\nGB", _paged, 0, 1),
+)
+
+
+def print_comparison(scenario: Scenario, results: dict[str, dict[str, Any]]) -> None:
+    """Print one row per system; the best value of each column is bold and starred."""
+    console = Console()
+    console.print(f"[bold]{_plain(scenario.question)}[/bold]", highlight=False)
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("system", no_wrap=True)
+    for column in COLUMNS:
+        table.add_column(column.title, justify="right", no_wrap=True)
+    best = [_best(column, results) for column in COLUMNS]
+    for name, summary in results.items():
+        cells = [_cell(c, summary, b) for c, b in zip(COLUMNS, best, strict=True)]
+        table.add_row(_plain(name), *cells)
+    console.print(table)
+    _print_remarks(console, scenario, results)
+
+
+def _best(column: Column, results: dict[str, dict[str, Any]]) -> float | None:
+    values = [v for summary in results.values() if (v := column.pick(summary)) is not None]
+    if not values or not column.better or len(results) < 2:
+        return None
+    return min(values) if column.better < 0 else max(values)
+
+
+def _cell(column: Column, summary: dict[str, Any], best: float | None) -> str:
+    value = column.pick(summary)
+    if value is None:
+        return "-"
+    text = f"{value:,.{column.digits}f}"
+    return f"[bold green]*{text}[/bold green]" if value == best else text
+
+
+def _print_remarks(console: Console, scenario: Scenario, results: dict[str, dict[str, Any]]) -> None:
+    baseline = scenario.baseline or next(iter(results))
+    base = results.get(baseline)
+    for name, summary in results.items():
+        lost = summary["requests_rejected"]
+        if lost:
+            console.print(f"{_plain(name)}: {lost} requests rejected", style="yellow", highlight=False)
+        if base and base is not summary and summary["ttft_p99"] and base["ttft_p99"] and summary["rct_p50"]:
+            console.print(
+                f"[dim]{_plain(name)} against {_plain(baseline)}: TTFT p99 {base['ttft_p99'] / summary['ttft_p99']:.1f}x"
+                f" lower, RCT p50 {summary['rct_p50'] / base['rct_p50']:.2f}x,"
+                f" tok/s {summary['throughput_tok_s'] / base['throughput_tok_s']:.2f}x[/dim]",
+                highlight=False,
+            )
+
+
+def print_summary(scenario: Scenario, system: str, summary: dict[str, Any]) -> None:
+    """Print every figure of one run."""
+    console = Console()
+    console.print(f"[bold]{_plain(scenario.question)}[/bold]", highlight=False)
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    table.add_row("system", _plain(system))
+    for name, value in summary.items():
+        if isinstance(value, dict):
+            for part, amount in value.items():
+                table.add_row(f"{name}.{_plain(str(part))}", _number(amount))
+        else:
+            table.add_row(name, _number(value))
+    console.print(table)
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
+    return f"{value:,}" if isinstance(value, int) else _plain(str(value))
+
+
+def print_scenarios(rows: dict[str, dict[str, Any]]) -> None:
+    """Print each scenario with its question and systems."""
+    console = Console()
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("scenario", no_wrap=True)
+    table.add_column("question")
+    table.add_column("systems")
+    for name, row in rows.items():
+        table.add_row(name, _plain(row["question"]), " ".join(row["systems"]))
+    console.print(table)
+
+
+def _plain(text: str) -> str:
+    """Keep a user's brackets from being read as markup."""
+    return text.replace("[", r"\[")

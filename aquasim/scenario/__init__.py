@@ -1,0 +1,6 @@
+"""Scenario files: what is simulated, on what, under which load."""
+
+from aquasim.scenario.load import load_scenario, scenario_names
+from aquasim.scenario.schema import Scenario, System
+
+__all__ = ["Scenario", "System", "load_scenario", "scenario_names"]

@@ -1,0 +1,164 @@
+"""Reads scenario files: by name or path, with single values changed, and with errors that point at the spot."""
+
+import re
+import tomllib
+from collections.abc import Iterable
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from aquasim.errors import UserError
+from aquasim.scenario.schema import Scenario
+
+FOLDER = Path(__file__).resolve().parent.parent / "scenarios"
+
+
+def scenario_names() -> list[str]:
+    """Names of the scenarios that ship with the package."""
+    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+
+
+def find(name_or_path: str) -> Path:
+    """Return the file of a scenario given by name or path.
+
+    Raises:
+        UserError: there is none; the text lists the names.
+    """
+    path = Path(name_or_path)
+    if path.suffix == ".toml" or path.exists():
+        if not path.is_file():
+            raise UserError(f"{path}: no such scenario file")
+        return path
+    shipped = FOLDER / f"{name_or_path}.toml"
+    if shipped.is_file() and name_or_path in scenario_names():
+        return shipped
+    close = get_close_matches(name_or_path, scenario_names(), 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    raise UserError(f"unknown scenario {name_or_path!r}; {hint}known: {', '.join(scenario_names())}")
+
+
+def load_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Scenario:
+    """Read a scenario and apply `changes`, each "path.to.key=value" with a TOML value or a bare string.
+
+    Raises:
+        UserError: one line that names the file, the key, its line, the value, and what is valid.
+    """
+    path = find(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not TOML: {error}") from None
+    changed = {_change(data, change): change for change in changes}
+    try:
+        return Scenario.model_validate(data)
+    except ValidationError as error:
+        raise UserError(_explain(error, path, text, changed)) from None
+
+
+def _change(data: dict[str, Any], change: str) -> tuple[str, ...]:
+    """Set one value in place and return its path."""
+    name, sign, raw = change.partition("=")
+    keys = tuple(_split(name.strip()))
+    if not sign or not all(keys):
+        raise UserError(f"--set {change}: write path.to.key=value, for example workload.arrivals.rate=2")
+    table = data
+    for key in keys[:-1]:
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            raise UserError(f"--set {change}: {key!r} is a value, not a table")
+    table[keys[-1]] = _value(raw.strip())
+    return keys
+
+
+def _split(name: str) -> list[str]:
+    return [part.strip("\"'") for part in re.findall(r"\"[^\"]*\"|'[^']*'|[^.]+", name)]
+
+
+def _value(raw: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw
+
+
+def _explain(error: ValidationError, path: Path, text: str, changed: dict[tuple[str, ...], str]) -> str:
+    """Put the first of the validation's complaints in one line."""
+    first = min(error.errors(), key=lambda e: e["type"] == "missing")
+    keys = tuple(str(part) for part in first["loc"])
+    keys = _without_kinds(keys)
+    more = error.error_count() - 1
+    tail = f" (and {more} more)" if more else ""
+    change = next((c for k, c in changed.items() if keys[: len(k)] == k), None)
+    where = f"--set {change}" if change else f"{path}:{_line(text, keys)}"
+    name = ".".join(keys)
+    kind = first["type"]
+    if kind == "extra_forbidden":
+        return f"{where}: unknown key {name!r}; {_valid_keys(keys)}{tail}"
+    if kind == "missing":
+        return f"{path}: key {name!r} is missing{tail}"
+    message = first["msg"][0].lower() + first["msg"][1:]
+    value = first.get("input")
+    shown = "" if isinstance(value, dict) else f" is {value!r}"
+    return f"{where}: {name}{shown}: {message}{tail}"
+
+
+_KINDS = {"poisson", "gamma", "piecewise", "at-once", "closed-loop", "uniform", "lognormal", "histogram", "fixed"}
+
+
+def _without_kinds(keys: tuple[str, ...]) -> tuple[str, ...]:
+    """Leave out the tags of alternatives that a validation error's path contains."""
+    holders = {"arrivals", "prompt", "output"}
+    return tuple(k for i, k in enumerate(keys) if not (k in _KINDS and i and keys[i - 1] in holders))
+
+
+def _valid_keys(keys: tuple[str, ...]) -> str:
+    """List the keys of the table in which the last of `keys` is unknown, the nearest first."""
+    known = sorted(_fields(keys[:-1]))
+    close = get_close_matches(keys[-1], known, 1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}valid: {', '.join(known)}" if known else "it takes no such key"
+
+
+def _fields(keys: tuple[str, ...]) -> set[str]:
+    tables: list[Any] = [Scenario]
+    for key in keys:
+        found: list[Any] = []
+        for table in tables:
+            if key in table.model_fields:
+                found += _tables(table.model_fields[key].annotation)
+            elif table is Scenario.model_fields["systems"]:
+                found.append(table)
+        tables = found or tables
+    return {name for table in tables for name in table.model_fields}
+
+
+def _tables(annotation: Any) -> list[type[BaseModel]]:
+    """Return the tables that an annotation allows."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [table for part in getattr(annotation, "__args__", ()) for table in _tables(part)]
+
+
+def _line(text: str, keys: tuple[str, ...]) -> int:
+    """Return the line (from 1) on which a key stands, or its table, or 1."""
+    table: tuple[str, ...] = ()
+    best, best_length = 1, 0
+    for number, line in enumerate(text.splitlines(), 1):
+        header = re.match(r"\s*\[\[?([^\]]+)\]", line)
+        assignment = re.match(r"\s*([\w\-.\"']+)\s*=", line)
+        if header:
+            table = tuple(_split(header.group(1).replace(" ", "")))
+            here = table
+        elif assignment:
+            here = table + tuple(_split(assignment.group(1)))
+        else:
+            continue
+        if here == keys[: len(here)] and len(here) > best_length:
+            best, best_length = number, len(here)
+    return best

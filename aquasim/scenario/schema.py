@@ -1,0 +1,223 @@
+"""The keys of a scenario file. Every table refuses unknown keys; units are in the names."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Tokens = Annotated[int, Field(ge=1)]
+
+
+class Table(BaseModel):
+    """A table of a scenario file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+
+
+class ModelTable(Table):
+    """`[model]`: a known name or the path of a Hugging Face config.json, and the tensor-parallel degree."""
+
+    name: str
+    tp: Literal[1, 2, 4, 8] = 1
+
+
+class MachineTable(Table):
+    """`[machine]`: the server, the GPUs the engine runs on, and the peers that lend it memory."""
+
+    server: str
+    gpus: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """One per rank; the first `tp` ones if left out."""
+    donors: tuple[Annotated[int, Field(ge=0)], ...] = ()
+    """The GPU whose memory each rank may use, in the order of `gpus`."""
+    peer_gib: Annotated[float, Field(ge=0)] = 0.0
+    """Memory lent by each donor."""
+    host_gib: Annotated[float, Field(ge=0)] = 0.0
+    """Pinned host memory for pages, per GPU."""
+    profile: str | None = None
+    """Hardware profile to use instead of the server's GPU: a name, or a path of a JSON file."""
+
+
+class EngineTable(Table):
+    """`[engine]`: limits of the serving engine, named as in vLLM."""
+
+    block_size: Positive = 16
+    max_num_seqs: Positive = 256
+    max_num_batched_tokens: Positive = 2048
+    max_model_len: Annotated[int, Field(ge=0)] = 0
+    """0: what the model allows and memory holds."""
+    long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0
+    prefix_caching: bool = False
+    prefill: Literal["chunked", "prompt-only"] = "chunked"
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    kv_blocks: Positive | None = None
+    """KV blocks in HBM; computed from the GPU's memory if left out."""
+    decode_overhead_s: Seconds | None = None
+    """Host time per iteration without chunks; the profile's if left out."""
+    mixed_overhead_s: Seconds | None = None
+
+
+class PoissonTable(Table):
+    """Independent arrivals, `rate` per second."""
+
+    kind: Literal["poisson"]
+    rate: Rate
+
+
+class GammaTable(Table):
+    """Gamma-distributed gaps: `rate` per second, coefficient of variation `cv`."""
+
+    kind: Literal["gamma"]
+    rate: Rate
+    cv: Rate
+
+
+class FixedGapTable(Table):
+    """One arrival every `gap_s` seconds."""
+
+    kind: Literal["fixed"]
+    gap_s: Rate
+
+
+class PiecewiseTable(Table):
+    """Bursts: `phases` of [rate per second, seconds], Poisson within each."""
+
+    kind: Literal["piecewise"]
+    phases: tuple[tuple[Annotated[float, Field(ge=0)], Rate], ...] = Field(min_length=1)
+    repeat: bool = False
+
+
+class AtOnceTable(Table):
+    """Everything arrives at `at_s`."""
+
+    kind: Literal["at-once"]
+    at_s: Seconds = 0.0
+
+
+class ClosedLoopTable(Table):
+    """`cap` requests open at any time; the first ones start over `ramp_s` seconds."""
+
+    kind: Literal["closed-loop"]
+    cap: Positive
+    ramp_s: Seconds = 0.0
+
+
+ArrivalsTable = Annotated[
+    PoissonTable | GammaTable | FixedGapTable | PiecewiseTable | AtOnceTable | ClosedLoopTable,
+    Field(discriminator="kind"),
+]
+
+
+class FixedLengthTable(Table):
+    """Always `tokens`."""
+
+    kind: Literal["fixed"]
+    tokens: Tokens
+
+
+class UniformTable(Table):
+    """Whole numbers from `low` to `high`, both included."""
+
+    kind: Literal["uniform"]
+    low: Tokens
+    high: Tokens
+
+
+class LognormalTable(Table):
+    """Lognormal by (`mean` or `median`) and (`sigma` or `std`), kept within `low` and `high`."""
+
+    kind: Literal["lognormal"]
+    mean: Rate | None = None
+    median: Rate | None = None
+    sigma: Seconds | None = None
+    std: Seconds | None = None
+    low: Tokens = 1
+    high: Tokens | None = None
+
+
+class HistogramTable(Table):
+    """One of `values`, with `weights`."""
+
+    kind: Literal["histogram"]
+    values: tuple[Tokens, ...]
+    weights: tuple[Seconds, ...]
+
+
+LengthTable = Annotated[
+    FixedLengthTable | UniformTable | LognormalTable | HistogramTable, Field(discriminator="kind")
+]
+
+
+class SharedPrefixTable(Table):
+    """System prompts in common: `groups` of them, `tokens` long, chosen by Zipf's law with exponent `zipf`."""
+
+    groups: Positive
+    tokens: Tokens
+    zipf: Seconds = 0.0
+
+
+class WorkloadTable(Table):
+    """`[workload]`: a trace by `path`, a `stand_in` for one, or synthetic `arrivals`, `prompt` and `output`.
+
+    With `path` and `arrivals`, lengths come from the trace and times from the arrivals.
+    """
+
+    path: str | None = None
+    format: str = "auto"
+    stand_in: str | None = None
+    requests: Positive | None = None
+    """At most this many."""
+    duration_s: Rate | None = None
+    start_s: Seconds | None = None
+    rate_scale: Rate = 1.0
+    """Trace times are divided by it."""
+    tokenizer: str | None = None
+    model: str | None = None
+    cap: Positive | None = None
+    """At most this many requests open at once (a client's limit)."""
+    arrivals: ArrivalsTable | None = None
+    prompt: LengthTable | None = None
+    output: LengthTable | None = None
+    shared_prefix: SharedPrefixTable | None = None
+
+
+class SystemTable(Table):
+    """`[systems.NAME]`: one system of a comparison."""
+
+    policy: str
+    tiers: tuple[Literal["peer", "host"], ...] = ()
+    """Where pages go, in order of preference; none of them with room: recompute."""
+    copies: Literal["scattered", "column", "block"] = "block"
+    released: bool = False
+    """Cost of gathering columns as in AQUA's release instead of a gather kernel's."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    """The policy's options."""
+
+
+class SloTable(Table):
+    """`[slo]`: what counts as good service."""
+
+    ttft_s: Rate | None = None
+    tpot_s: Rate | None = None
+    rct_s: Rate | None = None
+
+
+class Scenario(Table):
+    """A whole scenario file."""
+
+    question: str
+    source: str = ""
+    expect: str = ""
+    seed: Annotated[int, Field(ge=0)] = 0
+    baseline: str | None = None
+    """The system that the others are compared with; the first one if left out."""
+    machine: MachineTable
+    model: ModelTable
+    engine: EngineTable = EngineTable()
+    workload: WorkloadTable
+    systems: dict[str, SystemTable] = Field(min_length=1)
+    slo: SloTable | None = None
+
+
+System = SystemTable

@@ -1,0 +1,112 @@
+"""From a scenario's `[workload]` table to a workload."""
+
+from pathlib import Path
+
+from aquasim.errors import UserError
+from aquasim.scenario import schema
+from aquasim.workload import (
+    Arrivals,
+    AtOnce,
+    ClosedLoop,
+    FixedGap,
+    FixedLength,
+    Gamma,
+    Histogram,
+    Lengths,
+    Lognormal,
+    Piecewise,
+    Poisson,
+    SharedPrefix,
+    Uniform,
+    Workload,
+    read_trace,
+    stand_in,
+    synthetic,
+)
+
+
+def make_workload(table: schema.WorkloadTable, seed: int, block_size: int) -> Workload:
+    """Return the workload that a table describes.
+
+    Raises:
+        UserError: the table contradicts itself, or the trace cannot be read.
+    """
+    try:
+        workload = _make(table, seed, block_size)
+        if table.cap is not None:
+            from dataclasses import replace
+
+            workload = replace(workload, cap=table.cap)
+        return workload
+    except UserError:
+        raise
+    except (ValueError, OSError) as error:
+        raise UserError(f"workload: {error}" if ":" not in str(error)[:200] else str(error)) from None
+
+
+def _make(table: schema.WorkloadTable, seed: int, block_size: int) -> Workload:
+    arrivals = _arrivals(table.arrivals) if table.arrivals is not None else None
+    if table.path is not None:
+        return _trace(table, arrivals, seed)
+    if table.stand_in is not None:
+        workload = stand_in(table.stand_in, table.requests or 1000, seed)
+        return workload if table.rate_scale == 1 else workload.scaled(rate=table.rate_scale)
+    if arrivals is None or table.prompt is None or table.output is None:
+        raise UserError("workload: give path, stand_in, or all of arrivals, prompt and output")
+    if table.requests is None and table.duration_s is None:
+        raise UserError("workload: give requests or duration_s, so that the workload ends")
+    shared = table.shared_prefix
+    return synthetic(
+        arrivals,
+        _lengths(table.prompt),
+        _lengths(table.output),
+        requests=table.requests,
+        duration=table.duration_s,
+        seed=seed,
+        shared_prefix=SharedPrefix(shared.groups, shared.tokens, shared.zipf, block_size) if shared else None,
+    )
+
+
+def _trace(table: schema.WorkloadTable, arrivals: Arrivals | None, seed: int) -> Workload:
+    assert table.path is not None
+    return read_trace(
+        Path(table.path).expanduser(),
+        format=table.format,
+        limit=table.requests,
+        rate_scale=table.rate_scale,
+        seed=seed,
+        tokenizer=table.tokenizer,
+        start=table.start_s,
+        duration=table.duration_s,
+        arrivals=arrivals,
+        model=table.model,
+    )
+
+
+def _arrivals(table: schema.ArrivalsTable) -> Arrivals:
+    match table:
+        case schema.PoissonTable():
+            return Poisson(table.rate)
+        case schema.GammaTable():
+            return Gamma(table.rate, table.cv)
+        case schema.FixedGapTable():
+            return FixedGap(table.gap_s)
+        case schema.PiecewiseTable():
+            return Piecewise(table.phases, repeat=table.repeat)
+        case schema.AtOnceTable():
+            return AtOnce(table.at_s)
+        case schema.ClosedLoopTable():
+            return ClosedLoop(table.cap, table.ramp_s)
+
+
+def _lengths(table: schema.LengthTable) -> Lengths:
+    match table:
+        case schema.FixedLengthTable():
+            return FixedLength(table.tokens)
+        case schema.UniformTable():
+            return Uniform(table.low, table.high)
+        case schema.LognormalTable():
+            known = {k: v for k in ("mean", "median", "sigma", "std") if (v := getattr(table, k)) is not None}
+            return Lognormal(**known, low=table.low, high=table.high)
+        case schema.HistogramTable():
+            return Histogram(table.values, table.weights)

@@ -1,0 +1,59 @@
+"""Feeds a workload's requests to an engine when they are due."""
+
+from simpy import Environment
+
+from aquasim.sim.clock import call_at
+from aquasim.sim.engine import Engine
+from aquasim.workload import Workload
+
+
+class Source:
+    """Submits requests in order of arrival; under a cap, only as open ones go.
+
+    One pending event at a time, however long the workload.
+    """
+
+    def __init__(self, env: Environment, workload: Workload, block_size: int, prefix_caching: bool) -> None:
+        self.env = env
+        self.engine: Engine | None = None
+        self._workload = workload
+        self._arrival = workload.arrival.tolist()
+        self._prompt = workload.prompt.tolist()
+        self._output = workload.output.tolist()
+        self._priority = workload.priority.tolist() if workload.priority is not None else None
+        self._block_size = block_size
+        self._hashed = prefix_caching and workload.prefix is not None
+        self.sent = 0
+        self._open = 0
+        self._cap = workload.cap or len(self._arrival)
+        self._due = False
+
+    def start(self, engine: Engine) -> None:
+        """Begin to feed `engine`."""
+        self.engine = engine
+        self._wait()
+
+    def gone(self, _: int) -> None:
+        """Note that a request has left, which may open a place under the cap."""
+        self._open -= 1
+        if self._open == self._cap - 1:
+            self._wait()
+
+    def _wait(self) -> None:
+        if self.sent < len(self._arrival) and self._open < self._cap and not self._due:
+            self._due = True
+            now: int = self.env.now  # type: ignore[assignment]
+            call_at(self.env, max(now, self._arrival[self.sent]), self._submit)
+
+    def _submit(self, _: object) -> None:
+        self._due = False
+        now, arrival, count = self.env.now, self._arrival, len(self._arrival)
+        assert self.engine is not None
+        while self.sent < count and arrival[self.sent] <= now and self._open < self._cap:
+            i = self.sent
+            self.sent += 1
+            self._open += 1
+            priority = self._priority[i] if self._priority else 0
+            prefix = self._workload.block_hashes(i, self._block_size) if self._hashed else ()
+            self.engine.submit(i, self._prompt[i], self._output[i], priority, prefix)
+        self._wait()
