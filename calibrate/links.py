@@ -27,16 +27,25 @@ def link_blocks(gpu: str, data: Path) -> dict[str, Block]:
 
 
 def _nvlink(gpu: str, data: Path) -> Block:
-    """NVLink from point-to-point sends: NCCL's, so the start-up holds a kernel launch and a handshake."""
-    path = _APEX.get(gpu, _VIDUR_A100)
-    frame = pd.read_csv(data / path)
+    """NVLink from point-to-point sends: NCCL's, so the start-up holds a kernel launch and a handshake.
+
+    The A100's sends were timed through another program, whose launch path alone takes 13 us: its bandwidth
+    counts, the start-up is taken as on H100.
+    """
     if gpu in _APEX:
-        frame = frame[(frame["dtype"] == "half") & (frame["size(kb)"] > 0)]
-        sizes, seconds = frame["size(kb)"].to_numpy(float) * 1024, frame["time(us)"].to_numpy(float) * 1e-6
-    else:
-        times = frame[frame.devices_per_node == 2].groupby("size")["time_stats.send_recv.median"].median()
-        sizes, seconds = times.index.to_numpy(float), times.to_numpy(float) * 1e-3
-    return _block(LinkTime().fit(sizes, seconds), facts.PEAK_NVLINK[gpu], path)
+        return _block(_apex_link(data / _APEX[gpu]), facts.PEAK_NVLINK[gpu], _APEX[gpu])
+    frame = pd.read_csv(data / _VIDUR_A100)
+    times = frame[frame.devices_per_node == 2].groupby("size")["time_stats.send_recv.median"].median()
+    link = LinkTime().fit(times.index.to_numpy(float), times.to_numpy(float) * 1e-3)
+    source = f"bandwidth {_VIDUR_A100}; start-up as fitted on H100"
+    start = round_to(_apex_link(data / _APEX["h100"]).start_)
+    return {**_block(link, facts.PEAK_NVLINK[gpu], source), "start_s": start}
+
+
+def _apex_link(path: Path) -> LinkTime:
+    frame = pd.read_csv(path)
+    frame = frame[(frame["dtype"] == "half") & (frame["size(kb)"] > 0)]
+    return LinkTime().fit(frame["size(kb)"].to_numpy(float) * 1024, frame["time(us)"].to_numpy(float) * 1e-6)
 
 
 def _pcie(gpu: str, name: str) -> Block:
@@ -46,9 +55,9 @@ def _pcie(gpu: str, name: str) -> Block:
     peak = facts.PEAK_PCIE[gpu]
     if peak > facts.PCIE_GEN4_RATE[name] * 2:
         return _block(fitted, peak, facts.VLLM_BLOG if gpu == "h100" else facts.PCIE_SAME)
-    block = _block(fitted, peak, facts.PCIE_GEN4)
+    block = {**_block(fitted, peak, facts.PCIE_GEN4), "bytes_per_s": facts.PCIE_GEN4_RATE[name]}
     del block["residual"]
-    return {**block, "bytes_per_s": facts.PCIE_GEN4_RATE[name]}
+    return block
 
 
 def _block(link: LinkTime, peak: float, source: str) -> Block:

@@ -58,10 +58,11 @@ class DecodeBatch:
 
     def grow(self, pool: BlockPool, first: int, count: int) -> None:
         """Give the blocks due in iterations `first` to `first + count - 1` after the current tick."""
-        size, due = self._size, self.due
-        for tick in range(self.tick + first, self.tick + first + count):
+        size, due, take = self._size, self.due, pool.take_one
+        start = self.tick + first
+        for tick in range(start, start + count):
             for request in due[tick % size]:
-                request.blocks.append(pool.take_one())
+                request.blocks.append(take())
 
     def advance(self, iterations: int) -> None:
         """Every decoder computed `iterations` tokens."""

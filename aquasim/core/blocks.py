@@ -1,7 +1,7 @@
 """Block pools: every block is in exactly one state, and a refusal changes nothing."""
 
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 
 
 class BlockPool:
@@ -11,12 +11,14 @@ class BlockPool:
     leaves the pool over-full (`excess`) until enough is given back.
     """
 
-    __slots__ = ("_free", "_made", "capacity", "debt")
+    __slots__ = ("_free", "_made", "capacity", "debt", "take_one")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._free = list(range(capacity - 1, -1, -1))
         self._made = capacity
+        self.take_one: Callable[[], int] = self._free.pop
+        """Take one block; the caller has checked `free`."""
         self.debt = 0
         """Blocks that must be given up before any can be taken again."""
 
@@ -38,10 +40,6 @@ class BlockPool:
         taken = self._free[-count:]
         del self._free[-count:]
         return taken
-
-    def take_one(self) -> int:
-        """Take one block; the caller has checked `free`."""
-        return self._free.pop()
 
     def give(self, blocks: Sequence[int], spent: int = 0) -> None:
         """Give blocks back, last one first; `spent` matters to prefix caches only."""
@@ -83,45 +81,67 @@ class PrefixPool(BlockPool):
 
     Free blocks wait in one queue. Taking pops its front, and what that block remembered is forgotten. A freed
     block goes to the back if its content is registered and to the front if not, last block of a request first:
-    the order of vLLM's `BlockPool` (0.32).
+    the order of vLLM's `BlockPool` (0.32). The front part is a stack (`_free`), the back part a deque in which
+    blocks that were found again leave a stale entry behind.
     """
 
-    __slots__ = ("_holders", "_key", "_queue", "_where")
+    __slots__ = ("_idle", "_key", "_queue", "_shared", "_stale", "_where")
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity)
-        self._free = []
-        self._queue: OrderedDict[int, None] = OrderedDict.fromkeys(range(capacity))
+        self._queue: deque[int] = deque()
+        self._stale: dict[int, int] = {}
+        """Per block, how many of its entries in the queue (the oldest) do not count."""
         self._key: dict[int, object] = {}
         self._where: dict[object, dict[int, None]] = {}
-        self._holders: dict[int, int] = {}
+        self._idle: set[int] = set()
+        """Registered blocks that nobody holds."""
+        self._shared: dict[int, int] = {}
+        """Holders of a block beyond the first."""
+        self.take_one = lambda: self.take(1)[0]
 
     @property
     def free(self) -> int:
         """Blocks that can be taken now, remembered ones included."""
-        return len(self._queue)
+        return len(self._free) + len(self._queue) - sum(self._stale.values())
 
     @property
     def held(self) -> int:
         """Blocks in somebody's hands."""
-        return self.capacity - len(self._queue)
+        return self.capacity - self.free
 
     @property
     def cached(self) -> int:
         """Free blocks whose content is remembered."""
-        return sum(block in self._key for block in self._queue)
+        return len(self._idle)
 
     def take(self, count: int) -> list[int]:
-        """Take `count` blocks from the front of the queue; the caller has checked `free`."""
-        return [self.take_one() for _ in range(count)]
+        """Take `count` blocks from the front of the queue and forget their content; checked by the caller."""
+        blocks = super().take(min(count, len(self._free)))[::-1]
+        missing = count - len(blocks)
+        if missing:
+            if self._stale:
+                blocks += [self._pop() for _ in range(missing)]
+            else:
+                pop = self._queue.popleft
+                blocks += [pop() for _ in range(missing)]
+        if self._idle:
+            for block in blocks:
+                if block in self._idle:
+                    self._forget(block)
+        return blocks
 
-    def take_one(self) -> int:
-        """Take the block at the front of the queue and forget its content."""
-        block, _ = self._queue.popitem(last=False)
-        if block in self._key:
-            self._forget(block)
-        self._holders[block] = 1
-        return block
+    def _pop(self) -> int:
+        """Pop the first queue entry that counts."""
+        stale = self._stale
+        while True:
+            block = self._queue.popleft()
+            if block not in stale:
+                return block
+            if stale[block] == 1:
+                del stale[block]
+            else:
+                stale[block] -= 1
 
     def give(self, blocks: Sequence[int], spent: int = 0) -> None:
         """Give blocks back: registered ones to the back of the queue, the others to its front.
@@ -129,21 +149,27 @@ class PrefixPool(BlockPool):
         The first `spent` blocks go to the back too: full ones whose content nobody can ask for any more, which
         the real cache remembers all the same.
         """
-        queue, holders, keys = self._queue, self._holders, self._key
-        front = []
+        keys, shared = self._key, self._shared
+        front, back = [], []
         for index in range(len(blocks) - 1, -1, -1):
             block = blocks[index]
-            if holders[block] > 1:
-                holders[block] -= 1
-                continue
-            del holders[block]
-            if index < spent or block in keys:
-                queue[block] = None
+            if block in shared:
+                self._unshare(block)
+            elif block in keys:
+                self._idle.add(block)
+                back.append(block)
+            elif index < spent:
+                back.append(block)
             else:
                 front.append(block)
-        for block in reversed(front):
-            queue[block] = None
-            queue.move_to_end(block, last=False)
+        self._queue.extend(back)
+        self._free.extend(reversed(front))
+
+    def _unshare(self, block: int) -> None:
+        if self._shared[block] == 1:
+            del self._shared[block]
+        else:
+            self._shared[block] -= 1
 
     def resize(self, capacity: int) -> None:
         """Not needed: HBM pools keep their size."""
@@ -161,16 +187,16 @@ class PrefixPool(BlockPool):
 
     def idle(self, blocks: Iterable[int]) -> int:
         """How many of `blocks` nobody holds: touching them uses up that many free blocks."""
-        return sum(block in self._queue for block in blocks)
+        return len(self._idle.intersection(blocks))
 
     def touch(self, blocks: Iterable[int]) -> None:
         """Hold `blocks`, found in the cache, once more."""
         for block in blocks:
-            if block in self._queue:
-                del self._queue[block]
-                self._holders[block] = 1
+            if block in self._idle:
+                self._idle.remove(block)
+                self._stale[block] = self._stale.get(block, 0) + 1
             else:
-                self._holders[block] += 1
+                self._shared[block] = self._shared.get(block, 0) + 1
 
     def register(self, block: int, key: object) -> None:
         """Remember that `block` holds the content `key`."""
@@ -179,6 +205,7 @@ class PrefixPool(BlockPool):
             self._where.setdefault(key, {})[block] = None
 
     def _forget(self, block: int) -> None:
+        self._idle.remove(block)
         key = self._key.pop(block)
         blocks = self._where[key]
         del blocks[block]
@@ -190,8 +217,17 @@ class PrefixPool(BlockPool):
         counts: dict[int, int] = {}
         for block in held:
             counts[block] = counts.get(block, 0) + 1
-        assert counts == self._holders, "reference counts differ from the holders"
-        assert not counts.keys() & self._queue.keys(), "a block is both free and held"
-        assert len(counts) + len(self._queue) == self.capacity, "blocks lost or made"
+        assert {b: n - 1 for b, n in counts.items() if n > 1} == self._shared, "holders differ"
+        stale = dict(self._stale)
+        free = list(self._free)
+        for block in self._queue:
+            if stale.get(block, 0):
+                stale[block] -= 1
+            else:
+                free.append(block)
+        assert len(set(free)) == len(free) == self.free, "a block is free twice"
+        assert not counts.keys() & set(free), "a block is both free and held"
+        assert len(counts) + len(free) == self.capacity, "blocks lost or made"
+        assert self._idle == self._key.keys() & set(free)
         assert all(block in self._where[key] for block, key in self._key.items())
         assert sum(map(len, self._where.values())) == len(self._key)

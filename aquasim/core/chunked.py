@@ -22,19 +22,26 @@ def build(s: "Scheduler") -> tuple[Chunks, bool, int]:
     if s.policy.sliced:
         slices.select(s)
         s.unpark()
-    limits = s.limits
+    limits, batch = s.limits, s.batch
     budget = limits.max_num_batched_tokens
-    threshold = limits.long_prefill_token_threshold
-    if threshold == 0 or len(s.running) + len(s.waiting) <= 1:
+    if not (s.prefilling or s.waiting or s.paged or s.parked) and 0 < batch.count <= budget:
+        if len(batch.growing()) <= s.pool.free:  # nothing to decide
+            batch.grow(s.pool, 0, 1)
+            return [], True, repeats(s)
+    threshold = limits.long_prefill_token_threshold or limits.max_model_len
+    if len(s.running) + len(s.waiting) <= 1:  # nobody to be fair to
         threshold = limits.max_model_len
-    if s.batch.count <= budget and (not s.prefilling or _one_last(s)):
+    if batch.count <= budget and (not s.prefilling or _one_last(s)):
         chunks, preempted = _run_together(s, budget, threshold)
     else:
         chunks, preempted = _run_in_order(s, budget, threshold)
     if not preempted:
-        budget -= s.batch.count + sum([count for _, count in chunks])
-        _admit(s, chunks, budget, threshold)
-    decode = s.batch.count > 0
+        budget -= batch.count
+        if chunks:
+            budget -= sum([count for _, count in chunks])
+        if s.waiting or s.paged:
+            _admit(s, chunks, budget, threshold)
+    decode = batch.count > 0
     alone = decode and not (chunks or preempted or s.parked or s.prefilling)
     return chunks, decode, repeats(s) if alone else 1
 

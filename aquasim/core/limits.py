@@ -27,7 +27,7 @@ class Limits:
     """Chunks beside decodes (vLLM V1), or iterations of whole prompts before any decode (vLLM 0.3)."""
     tiers: tuple[tuple[str, int], ...] = field(default=())
     """Where paged-out blocks go, in order of preference: (name, blocks)."""
-    max_repeat: int = 1 << 30
+    max_repeat: int = 4096
     """Most iterations one step may stand for; 1 for executors that run them one by one."""
 
     def __post_init__(self) -> None:

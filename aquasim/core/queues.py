@@ -1,15 +1,15 @@
-"""Waiting queues: the order of admission."""
+"""Waiting queues: the order of admission. Containers of requests, best first; `len` and truth are cheap."""
 
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from aquasim.core.request import Request, State
+from aquasim.core.request import Request
 
 
 class Queue(Protocol):
-    """Requests that wait, best first. Aborted ones are dropped when they come up."""
+    """Requests that wait, best first."""
 
     def push(self, request: Request) -> None:
         """Add a newcomer."""
@@ -23,12 +23,12 @@ class Queue(Protocol):
         """Return the next request without taking it, or None."""
         ...
 
-    def pop(self) -> Request:
+    def take(self) -> Request:
         """Take the request that `peek` showed."""
         ...
 
     def discard(self, request: Request) -> None:
-        """Forget a request that is GONE."""
+        """Take a request out, wherever it is."""
         ...
 
     def __len__(self) -> int: ...
@@ -36,57 +36,27 @@ class Queue(Protocol):
     def __iter__(self) -> Iterator[Request]: ...
 
 
-class Fifo:
+class Fifo(deque[Request]):
     """First come, first served; preempted requests to the front."""
 
-    __slots__ = ("_gone", "_items")
-
-    def __init__(self) -> None:
-        self._items: deque[Request] = deque()
-        self._gone = 0
-
-    def push(self, request: Request) -> None:
-        """Add to the back."""
-        self._items.append(request)
-
-    def push_front(self, request: Request) -> None:
-        """Add to the front."""
-        self._items.appendleft(request)
+    push = deque.append
+    push_front = deque.appendleft
+    take = deque.popleft
+    discard = deque.remove
 
     def peek(self) -> Request | None:
-        """Return the oldest live request."""
-        items = self._items
-        while items:
-            if items[0].state is not State.GONE:
-                return items[0]
-            items.popleft()
-            self._gone -= 1
-        return None
-
-    def pop(self) -> Request:
-        """Take the head."""
-        return self._items.popleft()
-
-    def discard(self, request: Request) -> None:
-        """Count a gone request out; it is dropped when it comes up."""
-        self._gone += 1
-
-    def __len__(self) -> int:
-        return len(self._items) - self._gone
-
-    def __iter__(self) -> Iterator[Request]:
-        return (request for request in self._items if request.state is not State.GONE)
+        """Return the oldest request."""
+        return self[0] if self else None
 
 
 class Ranked:
     """Least key first; ties by arrival, then number."""
 
-    __slots__ = ("_gone", "_items", "_key")
+    __slots__ = ("_items", "_key")
 
     def __init__(self, key: Callable[[Request], int]) -> None:
         self._key = key
         self._items: list[tuple[int, int, int, Request]] = []
-        self._gone = 0
 
     def push(self, request: Request) -> None:
         """Add by key."""
@@ -95,32 +65,27 @@ class Ranked:
     push_front = push
 
     def peek(self) -> Request | None:
-        """Return the live request of least key."""
-        while self._items:
-            request = self._items[0][3]
-            if request.state is not State.GONE:
-                return request
-            heapq.heappop(self._items)
-            self._gone -= 1
-        return None
+        """Return the request of least key."""
+        return self._items[0][3] if self._items else None
 
-    def pop(self) -> Request:
+    def take(self) -> Request:
         """Take the request of least key."""
         return heapq.heappop(self._items)[3]
 
     def discard(self, request: Request) -> None:
-        """Count a gone request out; it is dropped when it comes up."""
-        self._gone += 1
+        """Take a request out."""
+        self._items = [item for item in self._items if item[3] is not request]
+        heapq.heapify(self._items)
 
     def rebuild(self) -> None:
         """Order anew after keys have changed."""
         requests = list(self)
-        self._items, self._gone = [], 0
+        self._items = []
         for request in requests:
             self.push(request)
 
     def __len__(self) -> int:
-        return len(self._items) - self._gone
+        return len(self._items)
 
     def __iter__(self) -> Iterator[Request]:
-        return (item[3] for item in sorted(self._items[:]) if item[3].state is not State.GONE)
+        return (item[3] for item in sorted(self._items))

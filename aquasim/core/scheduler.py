@@ -229,12 +229,19 @@ class Scheduler:
         number = self._steps
         self._steps += 1
         self._chunks = chunks
-        listed = tuple(
-            [Chunk(r.id, r.computed, count, r.computed + count == r.total) for r, count in chunks]
+        listed = (
+            tuple([Chunk(r.id, r.computed, count, r.computed + count == r.total) for r, count in chunks])
+            if chunks
+            else ()
         )
         after = self.pager.pending() if self.pager.tiers else ()
         preempted, self.preempted = tuple(self.preempted), []
         return Step(number, count, context, repeat, joined, left, listed, after, preempted)
+
+    @property
+    def restless(self) -> bool:
+        """Whether `plan` may have something to say while a step is out."""
+        return bool(self._extra or self.inbound or self.pager.tiers)
 
     def wake_at(self) -> int | None:
         """When `plan` wants to be asked although nothing happens (ns), or None."""
@@ -289,7 +296,7 @@ class Scheduler:
 
     def start(self, request: Request, hit: list[int], count: int) -> None:
         """Let the head of the queue run: its first chunk computes `count` tokens after its prefix hits."""
-        assert self.waiting.pop() is request
+        assert self.waiting.take() is request
         if hit:
             self.pool.touch(hit)  # type: ignore[attr-defined]
         request.blocks = hit

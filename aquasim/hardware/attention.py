@@ -68,7 +68,8 @@ class PrefillAttention:
 
     A chunk of n new tokens behind c cached ones looks at c + n/2 tokens on average (fewer with a sliding
     window). All chunks of an iteration run in one launch: each is priced at the rate of a launch with the
-    rows of all, by its share of the rows. Equal chunks then cost what a batch of them was measured to cost.
+    rows of all, by its share of the rows, and all no less than the largest alone. Equal chunks then cost
+    what a batch of them was measured to cost.
     """
 
     def __init__(self, profile: Profile, model: Model, tp: int) -> None:
@@ -92,13 +93,17 @@ class PrefillAttention:
         tile = self.tile
         rows = sum(new if new > tile else tile for new, _ in chunks)
         row = log2(self.heads * rows) - self.first_row
-        total = work = 0.0
-        for new, cached in chunks:
+        total = work = most = 0.0
+        largest = chunks[0]
+        for chunk in chunks:
+            new, cached = chunk
             reach = self.reach(new, cached)
-            total += (new if new > tile else tile) * self._at(row, log2(reach) - self.first_reach)
+            padded = new if new > tile else tile
+            total += padded * self._at(row, log2(reach) - self.first_reach)
             work += new * reach
-        longest = max(chunks, key=lambda chunk: chunk[0] * (chunk[0] + 2 * chunk[1]))
-        return max(self.factor * total / rows, self.flop_ns * work, self._one(*longest))
+            if padded * reach > most:
+                most, largest = padded * reach, chunk
+        return max(self.factor * total / rows, self.flop_ns * work, self._one(*largest))
 
     def _one(self, new: int, cached: int) -> float:
         """Return ns of one layer for one chunk."""

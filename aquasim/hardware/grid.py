@@ -46,6 +46,13 @@ class Grid:
         high = self.values[(cell + 1) * size : (cell + 2) * size] or low
         return Grid(self.axes[1:], tuple(a + (b - a) * share + extra for a, b in zip(low, high, strict=True)))
 
+    def turn(self) -> "Grid":
+        """Return the same grid with its first axis moved to the end."""
+        first, *rest = self.axes
+        size = len(self.values) // len(first)
+        values = (self.values[i * size + j] for j in range(size) for i in range(len(first)))
+        return Grid((*rest, first), tuple(values))
+
     def ns(self, coordinate: float) -> float:
         """Return nanoseconds at a coordinate of the one remaining axis."""
         axis, values = self.axes[0], self.values

@@ -19,24 +19,27 @@ class LinearTime:
     def __init__(self, profile: Profile, model: Model, tp: int) -> None:
         self.profile = profile
         self.model = model
-        gemms = model.gemms(tp)
-        self.gemms = [(gemm, self._curve(gemm)) for gemm in gemms if not gemm.name.startswith("expert_")]
-        self.experts = [gemm for gemm in gemms if gemm.name.startswith("expert_")]
-        self.head = model.lm_head(tp)
-        self.head_curve = self._curve(self.head)
+        by_outputs = profile.gemm.turn()
+        by_inputs = by_outputs.turn()
+        gemms, self.head = model.gemms(tp), model.lm_head(tp)
+        single = [gemm for gemm in gemms if not gemm.name.startswith("expert_")]
+        self.gemms = [(gemm, by_outputs.fix(gemm.n, gemm.k)) for gemm in single]
+        self.experts = [(gemm, by_inputs.fix(gemm.k)) for gemm in gemms if gemm not in single]
+        self.head_curve = by_outputs.fix(self.head.n, self.head.k)
         self.all_reduce = profile.all_reduce[tp] if tp > 1 else None
         self.element_bytes, self.kernels = elementwise(model, tp)
-        self.dense_bytes = self._bytes([gemm for gemm, _ in self.gemms])
+        self.dense_bytes = self._bytes(self.gemms)
         self.expert_bytes = self._bytes(self.experts)
 
     def layers(self, tokens: int) -> float:
         """Seconds of all transformer layers and the embedding over `tokens` tokens, attention left out."""
         products = sum(gemm.per_layer * self._product(gemm, curve, tokens) for gemm, curve in self.gemms)
-        products += sum(gemm.per_layer * self._grouped(gemm, tokens) for gemm in self.experts)
+        products += sum(gemm.per_layer * self._grouped(gemm, grid, tokens) for gemm, grid in self.experts)
         hidden = tokens * self.model.hidden * self.model.dtype_bytes
         reduce = self.all_reduce.ns(hidden) * 1e-9 if self.all_reduce else 0.0
         layer = products + self._elements(tokens * self.element_bytes, self.kernels) + 2 * reduce
-        return self.model.layers * layer + self._elements(6 * hidden, 2) + reduce
+        ends = self._elements(6 * hidden, 2) + reduce  # embedding (2 vectors) and last norm (4)
+        return self.model.layers * layer + ends
 
     def logits(self, sampled: int) -> float:
         """Seconds of the output head and of reading its logits, for `sampled` sequences."""
@@ -48,24 +51,19 @@ class LinearTime:
         head = self.head.n * self.head.k * self.model.dtype_bytes
         return head + self.dense_bytes + (self.expert_bytes * self._touched(tokens) if self.experts else 0.0)
 
-    def _bytes(self, gemms: list[Gemm]) -> int:
+    def _bytes(self, gemms: list[tuple[Gemm, Grid]]) -> int:
         """Return bytes of the weights of these products in all layers."""
-        weights = sum(gemm.per_layer * gemm.n * gemm.k for gemm in gemms)
+        weights = sum(gemm.per_layer * gemm.n * gemm.k for gemm, _ in gemms)
         return self.model.layers * weights * self.model.dtype_bytes
-
-    def _curve(self, gemm: Gemm) -> Grid:
-        """Return the time of a product by tokens alone."""
-        outputs_inputs = _last_first(self.profile.gemm)
-        return outputs_inputs.fix(gemm.n, gemm.k)
 
     def _product(self, gemm: Gemm, curve: Grid, tokens: float) -> float:
         return max(curve.ns(tokens) * 1e-9, self._roofline(tokens, gemm.n, gemm.k))
 
-    def _grouped(self, gemm: Gemm, tokens: int) -> float:
+    def _grouped(self, gemm: Gemm, grid: Grid, tokens: int) -> float:
+        """Seconds of one product in all experts touched; `grid` is over tokens and outputs."""
         touched = self._touched(tokens)
         rows, outputs = tokens * self.model.experts_per_token / touched, gemm.n * touched
-        curve = self.profile.gemm.fix(rows).fix(outputs)
-        return max(curve.ns(gemm.k) * 1e-9, self._roofline(rows, outputs, gemm.k))
+        return max(grid.fix(rows).ns(outputs) * 1e-9, self._roofline(rows, outputs, gemm.k))
 
     def _touched(self, tokens: int) -> float:
         experts, chosen = self.model.experts, self.model.experts_per_token
@@ -93,11 +91,3 @@ def elementwise(model: Model, tp: int) -> tuple[int, int]:
     elements = 8 * model.hidden + 2 * passes * (queries + keys) + (ups + 1) * inner * max(1, chosen)
     elements += (3 * chosen + 1) * model.hidden if chosen else 0
     return elements * model.dtype_bytes, 3 + passes + (3 if chosen else 0)
-
-
-def _last_first(grid: Grid) -> Grid:
-    """Return the three-axis grid with its first axis moved to the end."""
-    tokens, outputs, inputs = grid.axes
-    size = len(outputs) * len(inputs)
-    values = (grid.values[i * size + j] for j in range(size) for i in range(len(tokens)))
-    return Grid((outputs, inputs, tokens), tuple(values))

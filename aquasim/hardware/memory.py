@@ -1,5 +1,7 @@
 """How much KV cache fits beside a model's weights."""
 
+from functools import partial
+
 from aquasim.hardware.profile import Profile
 from aquasim.models import Model
 
@@ -62,24 +64,19 @@ def kv_blocks(
 
     Raises ValueError if not one block fits, with needed and available GB and the smallest degree that fits.
     """
-
-    def blocks(degree: int) -> int:
-        left = kv_bytes(
-            profile, model, degree, utilization=utilization, reserve=reserve,
-            max_tokens=max_tokens, max_sequences=max_sequences,
-        )  # fmt: skip
-        return left // (block_size * model.kv_bytes_per_token_gpu(degree))
-
     if block_size < 1:
         raise ValueError(f"block size must be at least 1 token, is {block_size}")
-    if blocks(tp) > 0:
-        return blocks(tp)
+    left = partial(
+        kv_bytes, profile, model,
+        utilization=utilization, reserve=reserve, max_tokens=max_tokens, max_sequences=max_sequences,
+    )  # fmt: skip
+    block_bytes = {degree: block_size * model.kv_bytes_per_token_gpu(degree) for degree in model.tp_degrees()}
+    model.check_tp(tp)
+    if left(tp) >= block_bytes[tp]:
+        return left(tp) // block_bytes[tp]
     available = profile.memory_bytes * utilization
-    needed = available - kv_bytes(
-        profile, model, tp, utilization=utilization, reserve=reserve,
-        max_tokens=max_tokens, max_sequences=max_sequences,
-    ) + block_size * model.kv_bytes_per_token_gpu(tp)  # fmt: skip
-    fits = [degree for degree in model.tp_degrees() if degree > tp and blocks(degree) > 0]
+    needed = available - left(tp) + block_bytes[tp]
+    fits = [degree for degree, size in block_bytes.items() if degree > tp and left(degree) >= size]
     hint = f"tp={fits[0]} fits" if fits else "no degree up to 8 fits"
     raise ValueError(
         f"model {model.name} does not fit on {profile.name} with tp={tp}: needs {needed / 1e9:.1f} GB "

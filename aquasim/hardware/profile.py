@@ -1,7 +1,7 @@
 """Hardware profiles: what a GPU and its links can do, as JSON fitted by aquasim.calibrate."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ SCHEMA = 1
 FOLDER = Path(__file__).parent / "profiles"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Profile:
     """One GPU and its links.
 
@@ -36,7 +36,7 @@ class Profile:
     mixed_overhead: float
     tile: int
     links: dict[str, LinkKind]
-    blocks: dict[str, Any]
+    blocks: dict[str, Any] = field(repr=False)
 
     @cached_property
     def gemm(self) -> Grid:

@@ -6,17 +6,16 @@ weighted form.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from math import ceil
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
-_SAMPLE = 1024
-"""Entries looked at to guess a pivot; below four times as many, bisection alone is cheap."""
 
 
 def percentiles(values: NDArray[Any], percents: Sequence[float]) -> list[float]:
@@ -31,10 +30,12 @@ def jain(shares: Floats) -> float:
     return float(shares.sum() ** 2 / (len(shares) * np.square(shares).sum()))
 
 
-class Progressions(NamedTuple):
-    """Integers as arithmetic progressions: `first`, `first + growth`, ... `last`, each counted `weight` times.
+@dataclass(frozen=True, eq=False)
+class Progressions:
+    """Integers as arithmetic progressions: `first`, `first + growth`, ... `last`, each of weight `weight`.
 
-    `growth` is 0 for a single value (`first == last`) and positive otherwise; weights are positive.
+    `growth` is 0 for a single value (`first == last`) and positive otherwise; values are not negative,
+    weights positive. So a row of like iterations is one entry, and nothing is expanded.
     """
 
     first: Ints
@@ -46,20 +47,20 @@ class Progressions(NamedTuple):
     def of_runs(cls, first: Ints, growth: Ints, count: Ints, weight: Ints) -> "Progressions":
         """Progressions of `count` values each; those of no weight or no value are left out.
 
-        Falling ones are turned round, and those that do not change become one value of `count` times the weight.
+        Falling ones are turned round; those that do not change become one value of `count` times the weight.
         """
-        kept = (count > 0) & (weight > 0)
-        if not kept.all():
-            first, growth, count, weight = first[kept], growth[kept], count[kept], weight[kept]
-        last = first + growth * (count - 1)
-        weight = np.where(first == last, weight * count, weight)
-        step = np.where(first == last, 0, np.abs(growth))
-        return cls(np.minimum(first, last), np.maximum(first, last), step, weight)
+        kept = np.flatnonzero((count > 0) & (weight > 0))
+        first, growth, count, weight = first[kept], growth[kept], count[kept], weight[kept]
+        rise = growth * (count - 1)
+        flat = rise == 0
+        weight[flat] *= count[flat]
+        growth[flat] = 0
+        return cls(first + np.minimum(rise, 0), first + np.maximum(rise, 0), np.abs(growth), weight)
 
     @classmethod
     def of_values(cls, values: Ints, weights: Ints) -> "Progressions":
         """Single values with their weights; those of no weight are left out."""
-        kept = weights > 0
+        kept = np.flatnonzero(weights > 0)
         values, weights = values[kept], weights[kept]
         return cls(values, values, np.zeros_like(values), weights)
 
@@ -68,34 +69,55 @@ class Progressions(NamedTuple):
         """Return all of `parts` as one."""
         if len(parts) == 1:
             return parts[0]
-        return cls(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        columns = zip(*((p.first, p.last, p.growth, p.weight) for p in parts), strict=True)
+        return cls(*(np.concatenate(column) for column in columns))
 
+    @cached_property
     def weights(self) -> Ints:
-        """Return each progression's values times their weight."""
-        return self.weight * ((self.last - self.first) // np.maximum(self.growth, 1) + 1)
+        """Each progression's weight times its number of values."""
+        rising = np.flatnonzero(self.growth)
+        weights = self.weight.copy()
+        weights[rising] *= (self.last[rising] - self.first[rising]) // self.growth[rising] + 1
+        return weights
 
     def total(self) -> int:
         """Return the sum of all weights."""
-        return int(self.weights().sum())
+        return int(self.weights.sum())
 
     def mean(self) -> float:
         """Return the weighted mean of all values."""
-        weights = self.weights()
-        return float(np.dot((self.first + self.last) * 0.5, weights) / weights.sum())
+        return float(np.dot((self.first + self.last) * 0.5, self.weights)) / self.total()
 
     def max(self) -> int:
         """Return the largest value."""
         return int(self.last.max())
 
     def percentiles(self, percents: Sequence[float]) -> list[int]:
-        """Return the nearest-rank percentiles of the weighted values; there must be some."""
-        weights = self.weights()
-        total = int(weights.sum())
-        return [_select(self, weights, max(1, ceil(total * q / 100))) for q in percents]
+        """Return the nearest-rank percentiles of the weighted values; there must be some.
 
-    def take(self, kept: NDArray[np.bool_]) -> "Progressions":
-        """Return the progressions where `kept`."""
+        A histogram of firsts and one of lasts enclose each; only entries that reach in between are searched.
+        """
+        firsts, lasts = _bins(self.first), _bins(self.last)
+        most = np.cumsum(np.bincount(firsts, self.weights, int(lasts.max()) + 1))
+        least = np.cumsum(np.bincount(lasts, self.weights))
+        found = []
+        for percent in percents:
+            rank = max(1, ceil(self.total() * percent / 100))
+            low, high = np.searchsorted(most, rank), np.searchsorted(least, rank)
+            near = np.flatnonzero((firsts <= high) & (lasts >= low))
+            below = int(least[low - 1]) if low else 0
+            found.append(_select(self._take(near), rank - below))
+        return found
+
+    def _take(self, kept: NDArray[Any]) -> "Progressions":
         return Progressions(self.first[kept], self.last[kept], self.growth[kept], self.weight[kept])
+
+    def _count(self, value: int) -> int:
+        """Return the weight of all values up to and including `value`."""
+        started = np.flatnonzero(self.first <= value)
+        first, growth = self.first[started], self.growth[started]
+        values = (np.minimum(self.last[started], value) - first) // np.maximum(growth, 1) + 1
+        return int(np.dot(values, self.weight[started]))
 
 
 def weighted_percentile(values: Ints, weights: Ints, percent: float) -> int:
@@ -103,49 +125,22 @@ def weighted_percentile(values: Ints, weights: Ints, percent: float) -> int:
     return Progressions.of_values(values, weights).percentiles([percent])[0]
 
 
-def _select(entries: Progressions, weights: Ints, rank: int) -> int:
-    """Return the value of the `rank`-th smallest (from 1), by bisection that forgets what it has passed."""
-    low, high = int(entries.first.min()) - 1, int(entries.last.max())
-    below = turn = 0
+def _bins(values: Ints) -> NDArray[np.int32]:
+    """Return small integers that never fall where `values` (0 or more) rise: 2,048 to an octave."""
+    return values.astype(np.float32).view(np.int32) >> 12
+
+
+def _select(entries: Progressions, rank: int) -> int:
+    """Return the `rank`-th smallest value (from 1), by bisection that forgets entries it has passed."""
+    low, high = int(entries.first.min()) - 1, entries.max()
     while high - low > 1:
-        share = (rank - below) / max(1, int(weights.sum())) if len(weights) > 4 * _SAMPLE else -1.0
-        pivot = _pivot(entries, weights, low, high, share, turn)
-        turn += 1
-        if below + _count(entries, weights, pivot) >= rank:
-            high = pivot
-            kept = entries.first <= high
+        middle = (low + high) // 2
+        if entries._count(middle) >= rank:
+            high = middle
+            entries = entries._take(entries.first <= high)
         else:
-            low = pivot
-            kept = entries.last > low
-            below += int(weights.sum() - np.dot(weights, kept))
-        entries, weights = entries.take(kept), weights[kept]
+            low = middle
+            passed = entries.last <= low
+            rank -= int(entries.weights[passed].sum())
+            entries = entries._take(~passed)
     return high
-
-
-def _count(entries: Progressions, weights: Ints, value: int) -> int:
-    """Return the weight of all values up to and including `value`."""
-    whole = entries.last <= value
-    count = int(np.dot(weights, whole))
-    part = np.flatnonzero((entries.first <= value) & ~whole)
-    if len(part):
-        values = (value - entries.first[part]) // entries.growth[part] + 1
-        count += int(np.dot(values, entries.weight[part]))
-    return count
-
-
-def _pivot(entries: Progressions, weights: Ints, low: int, high: int, share: float, turn: int) -> int:
-    """Return a value inside (low, high) to compare with next.
-
-    Among many entries a sample says where `share` of the weight lies; a little above and a little below it
-    encloses the answer. Every third turn halves the range, so the search ends whatever the sample says.
-    """
-    middle = (low + high) // 2
-    if share < 0 or turn % 3 == 2:
-        return middle
-    picked = slice(None, None, len(weights) // _SAMPLE)
-    centres = (entries.first[picked] + entries.last[picked]) // 2
-    order = np.argsort(centres)
-    risen = np.cumsum(weights[picked][order])
-    wanted = (share + (0.03 if turn % 3 == 0 else -0.03)) * risen[-1]
-    guess = int(centres[order][min(np.searchsorted(risen, wanted), len(order) - 1)])
-    return min(max(guess, low + 1), high - 1)

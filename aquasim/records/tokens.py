@@ -6,6 +6,7 @@ follow the one before by one iteration of the same row, so whole rows are counte
 first token in a span, and the one of a completing chunk, are looked at one by one.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,9 @@ from aquasim.records.tables import Outcome
 
 Columns = dict[str, Ints]
 Mask = NDArray[np.bool_]
+
+_BLOCK = 8192
+"""Rows copied at a time: all their columns stay in the processor's cache."""
 
 
 class Account(NamedTuple):
@@ -32,8 +36,8 @@ class _Rows(NamedTuple):
 
     steps: Ints
     ends: Ints
-    decode: Ints
-    """Numbers of the steps with a batch."""
+    passed: Ints
+    """Steps with a batch before each position in `steps`, and at its end. Below: steps with a batch only."""
     first_end: Ints
     """End of the first iteration of each step with a batch."""
     end: Ints
@@ -98,45 +102,66 @@ def account(requests: Columns, steps: Columns, spans: Columns, chunks: Columns) 
     return Account(gaps, _recomputed(events, made))
 
 
-def step_ends(steps: Columns) -> Ints:
-    """Return when each step ended, in nanoseconds."""
-    n = steps["iterations"]
-    return steps["start_ns"] + n * steps["first_ns"] + steps["growth_ns"] * (n * (n - 1) // 2)
+def gather(columns: Columns, names: Sequence[str]) -> list[Ints]:
+    """Return contiguous copies of columns, made block by block: rows lie together where they were written."""
+    if all(columns[name].flags.c_contiguous for name in names):
+        return [columns[name] for name in names]
+    size = len(columns[names[0]])
+    found = [np.empty(size, np.int64) for _ in names]
+    for start in range(0, size, _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        for column, name in zip(found, names, strict=True):
+            column[rows] = columns[name][rows]
+    return found
+
+
+def durations(first: Ints, growth: Ints, iterations: Ints) -> Ints:
+    """Return how long steps lasted: the sum of `first + growth * j` over their iterations, in nanoseconds."""
+    return iterations * first + growth * (iterations * (iterations - 1) // 2)
 
 
 def _rows(steps: Columns) -> _Rows:
-    ends = step_ends(steps)
-    number = np.ascontiguousarray(steps["step"])
-    rows = np.flatnonzero(steps["batch"] > 0)
-    first = steps["first_ns"][rows]
+    names = ("step", "start_ns", "first_ns", "growth_ns", "iterations", "batch")
+    number, start, first, growth, iterations, batch = gather(steps, names)
+    decodes = batch > 0
+    ends = start + durations(first, growth, iterations)
+    rows = np.flatnonzero(decodes)
+    first = first[rows]
     return _Rows(
         steps=number,
         ends=ends,
-        decode=number[rows],
-        first_end=steps["start_ns"][rows] + first,
+        passed=np.concatenate(([0], np.cumsum(decodes))),
+        first_end=start[rows] + first,
         end=ends[rows],
         first=first,
-        growth=steps["growth_ns"][rows],
-        iterations=steps["iterations"][rows],
+        growth=growth[rows],
+        iterations=iterations[rows],
     )
 
 
-def _lookup(sorted_ids: Ints, ids: Ints) -> tuple[Ints, Mask]:
-    """Return where each id stands in `sorted_ids`, and whether it is there."""
-    if not len(sorted_ids):
-        return np.zeros(len(ids), np.int64), np.zeros(len(ids), np.bool_)
-    place = np.minimum(np.searchsorted(sorted_ids, ids), len(sorted_ids) - 1)
-    return place, sorted_ids[place] == ids
+def _position(ordered: Ints, values: Ints) -> Ints:
+    """Return how many of `ordered` (rising, distinct) are less than each value."""
+    if len(ordered) and ordered[-1] - ordered[0] == len(ordered) - 1:
+        place: Ints = np.clip(values - ordered[0], 0, len(ordered))
+        return place
+    return np.searchsorted(ordered, values)
+
+
+def _lookup(ordered: Ints, values: Ints) -> tuple[Ints, Mask]:
+    """Return where each value stands in `ordered`, and whether it is there."""
+    if not len(ordered):
+        return np.zeros(len(values), np.int64), np.zeros(len(values), np.bool_)
+    place = np.minimum(_position(ordered, values), len(ordered) - 1)
+    return place, ordered[place] == values
 
 
 def _spans(spans: Columns, rows: _Rows, ids: Ints, limits: Ints) -> _Spans:
     """Turn spans into ranges of decode rows. `last_step` -1 stands for the end of an aborted request."""
-    request = np.ascontiguousarray(spans["request"])
-    first_step = np.ascontiguousarray(spans["first_step"])
+    request, first_step, last_step = gather(spans, ("request", "first_step", "last_step"))
     place, found = _lookup(ids, request)
-    first = np.searchsorted(rows.decode, first_step)
-    last = np.searchsorted(rows.decode, spans["last_step"], "right") - 1
-    last[spans["last_step"] < 0] = len(rows.decode) - 1
+    first = rows.passed[_position(rows.steps, first_step)]
+    last = rows.passed[_position(rows.steps, last_step + 1)] - 1
+    last[last_step < 0] = len(rows.end) - 1
     if len(limits):
         limit = limits[place]
         cut = np.flatnonzero(limit < np.iinfo(np.int64).max)
@@ -146,8 +171,7 @@ def _spans(spans: Columns, rows: _Rows, ids: Ints, limits: Ints) -> _Spans:
 
 
 def _chunks(chunks: Columns, rows: _Rows, ids: Ints, limits: Ints) -> _Chunks:
-    request = np.ascontiguousarray(chunks["request"])
-    step = np.ascontiguousarray(chunks["step"])
+    request, step, start, tokens = gather(chunks, ("request", "step", "start_token", "tokens"))
     place, kept = _lookup(ids, request)
     row, recorded = _lookup(rows.steps, step)
     kept &= recorded
@@ -155,7 +179,7 @@ def _chunks(chunks: Columns, rows: _Rows, ids: Ints, limits: Ints) -> _Chunks:
         return _Chunks(*(np.zeros(0, np.int64) for _ in _Chunks._fields))
     end = rows.ends[row]
     kept &= end <= limits[place]
-    return _Chunks(request[kept], step[kept], chunks["start_token"][kept], chunks["tokens"][kept], end[kept])
+    return _Chunks(request[kept], step[kept], start[kept], tokens[kept], end[kept])
 
 
 def _events(chunks: _Chunks, spans: _Spans, rows: _Rows, ids: Ints, prompts: Ints) -> _Events:
@@ -238,7 +262,7 @@ def _single_gaps(events: _Events, producing: Mask) -> Progressions:
 
 def _row_gaps(rows: _Rows, spans: _Spans) -> list[Progressions]:
     """Gaps within rows, and from one row to the next for the requests that stayed."""
-    count = len(rows.decode)
+    count = len(rows.end)
     joins = np.bincount(spans.first, minlength=count)
     active = np.cumsum(joins - np.bincount(spans.last + 1, minlength=count + 1)[:count])
     within = Progressions.of_runs(rows.first + rows.growth, rows.growth, rows.iterations - 1, active)

@@ -8,7 +8,6 @@ from aquasim.core import Transfer
 from aquasim.hardware.cost import StepCost
 from aquasim.hardware.links import LinkKind
 from aquasim.models import Model
-from aquasim.sim.clock import call_at
 from aquasim.sim.fabric import Done, Port
 from aquasim.sim.topology import Server
 
@@ -83,7 +82,7 @@ class PageCarrier:
         env = self._server.fabric.env
         size = transfer.blocks * self._layout.block_bytes
         if size == 0:
-            call_at(env, env.now, lambda _: done())  # type: ignore[arg-type]
+            env.at(env.ns, lambda _: done())
             return
         waiting = len(self._gpus)
 

@@ -1,38 +1,75 @@
-"""What the simulator needs of SimPy: callbacks at a time, and a last word at each instant.
-
-Events are plain callbacks, not generator processes: one heap entry each, which is what a run of a million
-requests can afford. Time is an integer number of nanoseconds.
-"""
+"""SimPy's environment with time in integer nanoseconds, callbacks at a time, and a last word at each instant."""
 
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Any
 
 from simpy import Environment
-from simpy.events import Event
 
-_LAST = 2  # after SimPy's URGENT (0) and NORMAL (1), so after everything else of the same instant
-
-
-class Call(Event):
-    """An event that runs one callback when its time comes, unless the callback finds it stale."""
-
-    __slots__ = ()
-
-    def __init__(self, env: Environment, callback: Callable[[Any], None]) -> None:
-        self.env = env
-        self.callbacks = [callback]
-        self._value = None
-        self._ok = True
-        self._defused = False
+_NORMAL, _LAST = 1, 2  # SimPy runs priority 0 and 1 before 2, so LAST is after everything else of an instant
 
 
-def call_at(env: Environment, when: int, callback: Callable[[Any], None]) -> Call:
-    """Run `callback(event)` at time `when` (ns, not in the past)."""
-    event = Call(env, callback)
-    env.schedule(event, 1, when - env.now)  # type: ignore[arg-type]
-    return event
+class Call:
+    """An entry of the event queue that runs one callback when its time comes. To SimPy it looks like an event."""
+
+    __slots__ = ("callback",)
+    _ok = True
+
+    def __init__(self, callback: Callable[[Any], None]) -> None:
+        self.callback = callback
+
+    @property
+    def callbacks(self) -> list[Callable[[Any], None]]:
+        """The callback, as SimPy's own loop wants it."""
+        return [self.callback]
+
+    @callbacks.setter
+    def callbacks(self, processed: None) -> None:
+        pass
 
 
-def call_last(env: Environment, callback: Callable[[Any], None]) -> None:
-    """Run `callback(event)` now, after every other event of this instant."""
-    env.schedule(Call(env, callback), _LAST)  # type: ignore[arg-type]
+class Clock(Environment):
+    """Simulated time. Ordinary SimPy processes and events run in it beside the cheap callbacks.
+
+    A run has one callback per step and arrival, a million and more, so scheduling one does without the
+    generic path of `Environment.schedule` and `Environment.step` (the queue and its order are SimPy's).
+    """
+
+    def __init__(self) -> None:
+        super().__init__(0)
+        self._serial = self._eid.__next__
+
+    @property
+    def ns(self) -> int:
+        """Now, in nanoseconds."""
+        return self._now  # type: ignore[return-value]
+
+    def at(self, when: int, callback: Callable[[Any], None]) -> Call:
+        """Run `callback(event)` at `when` (ns, not in the past)."""
+        event = Call(callback)
+        heappush(self._queue, (when, _NORMAL, self._serial(), event))  # type: ignore[misc]
+        return event
+
+    def last(self, callback: Callable[[Any], None]) -> None:
+        """Run `callback(event)` now, after every other event of this instant."""
+        heappush(self._queue, (self._now, _LAST, self._serial(), Call(callback)))  # type: ignore[misc]
+
+    def quiet(self) -> bool:
+        """Say whether nothing more happens at this instant."""
+        return not self._queue or self._queue[0][0] > self._now
+
+    def play(self, events: int = -1) -> bool:
+        """Let up to `events` events happen (-1: all there are and will be). False when none is left."""
+        queue = self._queue
+        while queue and events:
+            events -= 1
+            self._now, _, _, event = heappop(queue)
+            if type(event) is Call:
+                event.callback(event)
+                continue
+            callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]
+            for callback in callbacks:
+                callback(event)
+            if not event._ok and not hasattr(event, "_defused"):
+                raise event._value  # type: ignore[misc]
+        return bool(queue)

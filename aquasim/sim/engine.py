@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from heapq import heappop, heappush
-from math import isqrt
+from math import sqrt
 from typing import Protocol
-
-from simpy import Environment
 
 from aquasim.core import (
     Aborted,
     Arrived,
+    Chunk,
     Event,
     Reject,
     Scheduler,
@@ -21,7 +20,10 @@ from aquasim.core import (
 )
 from aquasim.core.replay import Record
 from aquasim.records.tables import Outcome, RunTables
-from aquasim.sim.clock import Call, call_at, call_last
+from aquasim.sim.clock import Call, Clock
+
+
+NEVER = 1 << 62
 
 
 class Cost(Protocol):
@@ -75,6 +77,19 @@ class Live:
         self.cached = 0
 
 
+def iterations(elapsed: int, a: int, b: int) -> int:
+    """Return the fewest iterations (at least 1) that last `elapsed` ns or longer, iteration j lasting a + b*j."""
+    if b == 0:
+        return max(1, -(-elapsed // a))
+    half = 2 * a - b
+    n = max(1, int((sqrt(half * half + 8 * b * elapsed) - half) / (2 * b)))
+    while n * a + b * (n * (n - 1) // 2) < elapsed:
+        n += 1
+    while n > 1 and (n - 1) * a + b * ((n - 1) * (n - 2) // 2) >= elapsed:
+        n -= 1
+    return n
+
+
 class Engine:
     """Executes one scheduler's commands. Owned by one simulation; not shared between threads.
 
@@ -84,7 +99,7 @@ class Engine:
 
     def __init__(
         self,
-        env: Environment,
+        env: Clock,
         scheduler: Scheduler,
         cost: Cost,
         tables: RunTables,
@@ -104,8 +119,11 @@ class Engine:
         self._ends: list[tuple[int, int]] = []
         self._step: Step | None = None
         self._done: Call | None = None
-        self._start = self._a = self._b = self._n = 0
+        self._start = self._end = self._a = self._b = self._n = 0
+        self._wake_time = 0
         self._asked = False
+        self.next_arrival = NEVER
+        """When the next request is sure to arrive: a step need not be planned beyond the iteration under way then."""
         self._wake: Call | None = None
         self._blocked: list[Transfer] = []
         self._landed: set[int] = set()
@@ -120,7 +138,7 @@ class Engine:
         """A request arrives now. Output beyond `max_model_len` is cut, as servers do."""
         longest = self.scheduler.limits.max_model_len - prompt
         tokens = output if output < longest else max(1, longest)
-        self.live[id] = Live(self.env.now, prompt, tokens)  # type: ignore[arg-type]
+        self.live[id] = Live(self.env.ns, prompt, tokens)
         hint = output if self.scheduler.policy.oracle else None
         self._tell(Arrived(id, prompt, tokens, priority, prefix, hint))
 
@@ -135,7 +153,7 @@ class Engine:
         self._tell(TierResized(tier, blocks))
 
     def _tell(self, event: Event) -> None:
-        now: int = self.env.now  # type: ignore[assignment]
+        now = self.env.ns
         if self.log is not None:
             self.log.append((now, event))
         self.scheduler.handle(now, event)
@@ -145,6 +163,8 @@ class Engine:
         """Something landed: end the running step at its iteration's end, or have a decision taken."""
         if self._done is not None:
             self._cut_short()
+            if not self.scheduler.restless:
+                return
         self._ask()
 
     # --- decisions -------------------------------------------------------------------------------------------
@@ -152,20 +172,20 @@ class Engine:
     def _ask(self) -> None:
         if not self._asked:
             self._asked = True
-            call_last(self.env, self._decide)
+            self.env.last(self._decide)
 
     def _decide(self, _: object = None) -> None:
         """Have the scheduler decide, once everything of this instant is in."""
         self._asked = False
-        now: int = self.env.now  # type: ignore[assignment]
+        now = self.env.ns
         if self.log is not None:
             self.log.append((now, None))
         for command in self.scheduler.plan(now):
             kind = type(command)
             if kind is Step:
-                self._take(command)  # type: ignore[arg-type]
+                self._take(command)
             elif kind is Transfer:
-                self._blocked.append(command)  # type: ignore[arg-type]
+                self._blocked.append(command)
                 self._moving.add(command.transfer)  # type: ignore[union-attr]
                 self._start_transfers()
             elif kind is Reject:
@@ -173,7 +193,7 @@ class Engine:
         wake = self.scheduler.wake_at()
         if wake is not None and (self._wake is None or self._wake_time != wake):
             self._wake_time = wake
-            self._wake = call_at(self.env, max(wake, now), self._woken)
+            self._wake = self.env.at(max(wake, now), self._woken)
 
     def _woken(self, event: Call) -> None:
         if event is self._wake:
@@ -185,44 +205,58 @@ class Engine:
     def _take(self, step: Step) -> None:
         """Bring the batch up to date and start the step, or hold it until its transfers have landed."""
         self._step = step
+        number, _, _, _, joined, left, _, after, preempted = step
         live, tick = self.live, self._tick
-        for id in step.left:
+        for id in left:
             request = live.get(id)
             if request is not None and request.finish >= 0:
                 request.todo = request.finish - tick
                 request.finish = -1
-                self._tables.span(id, request.joined, step.step - 1)
-        for id in step.joined:
+                self._tables.span(id, request.joined, number - 1)
+        for id in joined:
             request = live[id]
             request.finish = finish = tick + request.todo
-            request.joined = step.step
+            request.joined = number
             heappush(self._ends, (finish, id))
-        for id in step.preempted:
-            self._tables.preempted(self.env.now, id)  # type: ignore[arg-type]
-        if not step.after or self._moving.isdisjoint(step.after):
+        for id in preempted:
+            self._tables.preempted(self.env.ns, id)
+        if not after or self._moving.isdisjoint(after):
             self._begin(step)
 
     def _begin(self, step: Step) -> None:
-        now: int = self.env.now  # type: ignore[assignment]
-        batch, context, chunks = step.batch, step.context, step.chunks
-        tokens = 0
+        """Start an iteration, or the run of iterations until something is bound to happen."""
+        env = self.env
+        self._start = now = env.ns
+        _, batch, context, n, _, _, chunks, _, _ = step
         if chunks:
-            work = []
-            for id, start, count, _ in chunks:
-                request = self.live.get(id)
-                if request is not None and request.admitted < 0:
-                    request.admitted = now
-                    request.cached = start
-                work.append((count, start))
-                tokens += count
-            a, b, n = self._cost.step(work, batch, context), 0, 1
+            a, b, n = self._cost.step(self._work(chunks, now), batch, context), 0, 1
         else:
-            a, b, n = self._cost.decode(batch, context)
-            n = min(n, step.repeat, self._next_end() - self._tick)
+            a, b, limit = self._cost.decode(batch, context)
+            to_end = self._next_end() - self._tick
+            if to_end < n:
+                n = to_end
+            if limit < n:
+                n = limit
         if self._carrier is not None and self._carrier.contended():
+            tokens = batch + sum([chunk.count for chunk in chunks])
             a, b, n = self._carrier.stretch(a, batch, context, tokens), 0, 1
-        self._start, self._a, self._b, self._n = now, a, b, n
-        self._done = call_at(self.env, now + n * a + b * (n * (n - 1) // 2), self._finish)
+        end = now + n * a + b * (n * (n - 1) // 2)
+        if n > 1 and self.next_arrival < end:
+            n = iterations(self.next_arrival - now, a, b)
+            end = now + n * a + b * (n * (n - 1) // 2)
+        self._a, self._b, self._n, self._end = a, b, n, end
+        self._done = env.at(end, self._finish)
+
+    def _work(self, chunks: tuple[Chunk, ...], now: int) -> list[tuple[int, int]]:
+        """Return the chunks as (new, cached) tokens; note whose first they are."""
+        work = []
+        for id, start, count, _ in chunks:
+            request = self.live.get(id)
+            if request is not None and request.admitted < 0:
+                request.admitted = now
+                request.cached = start
+            work.append((count, start))
+        return work
 
     def _next_end(self) -> int:
         """Return the iteration count at which the next decoder ends."""
@@ -236,55 +270,44 @@ class Engine:
 
     def _cut_short(self) -> None:
         """Let the running step end with the iteration under way."""
-        if self._n == 1:
+        a, b, n = self._a, self._b, self._n
+        now = self.env.ns
+        if now > self._end - a - b * (n - 1):  # the last one is under way
             return
-        n = self._iterations(self.env.now - self._start)  # type: ignore[arg-type]
-        if n < self._n:
-            self._n = n
-            end = self._start + n * self._a + self._b * (n * (n - 1) // 2)
-            self._done = call_at(self.env, end, self._finish)
-
-    def _iterations(self, elapsed: int) -> int:
-        """Return the fewest iterations (at least 1) that last `elapsed` or longer."""
-        a, b = self._a, self._b
-        if b == 0:
-            return max(1, -(-elapsed // a))
-        half = 2 * a - b
-        n = max(1, (isqrt(half * half + 8 * b * elapsed) - half) // (2 * b))
-        while n * a + b * (n * (n - 1) // 2) < elapsed:
-            n += 1
-        return n
+        self._n = n = iterations(now - self._start, a, b)
+        self._end = self._start + n * a + b * (n * (n - 1) // 2)
+        self._done = self.env.at(self._end, self._finish)
 
     def _finish(self, event: Call) -> None:
         """The step is over: count tokens, tell the scheduler, have it decide."""
         if event is not self._done:
             return
         self._done = None
-        env = self.env
-        now: int = env.now  # type: ignore[assignment]
-        step, n = self._step, self._n
+        env, live, tables = self.env, self.live, self._tables
+        now, step, n = env.ns, self._step, self._n
         assert step is not None
         self._step = None
+        number = step.step
         finished = self._count_chunks(step, now) if step.chunks else []
         if step.batch:
             self._tick = tick = self._tick + n
-            ends, live = self._ends, self.live
+            ends = self._ends
             while ends and ends[0][0] <= tick:
                 finish, id = heappop(ends)
                 request = live.get(id)
                 if request is not None and request.finish == finish:
-                    self._tables.span(id, request.joined, step.step)
+                    tables.span(id, request.joined, number)
                     finished.append(id)
         scheduler = self.scheduler
-        self._tables.step(step, self._start, self._a, self._b, n, scheduler)
-        done = StepDone(step.step, n, tuple(finished))
+        tables.step(step, self._start, self._a, self._b, n, scheduler)
+        done = StepDone(number, n, tuple(finished))
         if self.log is not None:
             self.log.append((now, done))
         scheduler.handle(now, done)
         for id in finished:
             self._gone(id, Outcome.FINISHED)
         if not self._asked:
-            if env.peek() > now:
+            if env.quiet():
                 self._decide()
             else:
                 self._ask()
@@ -307,7 +330,7 @@ class Engine:
         if outcome is Outcome.ABORTED and request.finish >= 0:
             request.todo = request.finish - self._tick
             self._tables.span(id, request.joined, self._step.step if self._step is not None else -1)
-        self._tables.request(id, request, self.env.now, outcome, reason)  # type: ignore[arg-type]
+        self._tables.request(id, request, self.env.ns, outcome, reason)
         if self._on_gone is not None:
             self._on_gone(id)
 
@@ -323,11 +346,11 @@ class Engine:
 
     def _launch(self, transfer: Transfer) -> None:
         assert self._carrier is not None
-        start: int = self.env.now  # type: ignore[assignment]
+        start = self.env.ns
 
         def landed() -> None:
             self._moving.discard(transfer.transfer)
-            self._tables.transfer(transfer, start, self.env.now)  # type: ignore[arg-type]
+            self._tables.transfer(transfer, start, self.env.ns)
             self._start_transfers()
             self._tell(TransferDone(transfer.transfer))
             step = self._step

@@ -5,9 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import ceil, inf
 
-from simpy import Environment
-
-from aquasim.sim.clock import Call, call_at
+from aquasim.sim.clock import Call, Clock
 
 Done = Callable[[], None]
 
@@ -78,7 +76,7 @@ def fair_rates(flows: Sequence[Flow]) -> list[float]:
 class Fabric:
     """The links of one server. Rates change only when a flow starts or ends."""
 
-    def __init__(self, env: Environment) -> None:
+    def __init__(self, env: Clock) -> None:
         self.env = env
         self.flows: dict[Flow, None] = {}
         self.ports: dict[str, Port] = {}
@@ -100,18 +98,15 @@ class Fabric:
 
     def start(self, path: Iterable[Port], size: int, cap: float, done: Done) -> Flow:
         """Send `size` bytes over `path`; `done` runs at the nanosecond in which the last byte arrives."""
-        flow = Flow(tuple(path), size, cap, done, float(size), 0.0, self._now())
+        flow = Flow(tuple(path), size, cap, done, float(size), 0.0, self.env.ns)
         self._advance()
         self.flows[flow] = None
         self._share()
         return flow
 
-    def _now(self) -> int:
-        return self.env.now  # type: ignore[return-value]
-
     def _advance(self) -> None:
         """Move every flow forward to now at its rate."""
-        now = self._now()
+        now = self.env.ns
         seconds = (now - self._since) / 1e9
         self._since = now
         if seconds > 0 and self.flows:
@@ -133,7 +128,7 @@ class Fabric:
         self._next = None
         if flows:
             wait = min(flow.left / flow.rate if flow.rate > 0 else inf for flow in flows)
-            self._next = call_at(self.env, self._now() + max(0, ceil(wait * 1e9)), self._end)
+            self._next = self.env.at(self.env.ns + max(0, ceil(wait * 1e9)), self._end)
         for changed in self._watchers:
             changed()
 

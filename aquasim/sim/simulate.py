@@ -4,8 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from simpy import Environment
-
 from aquasim.core import POLICIES, Limits, Scheduler, make_policy
 from aquasim.core.policies.base import Policy
 from aquasim.errors import UserError
@@ -18,6 +16,7 @@ from aquasim.records.tables import RunTables
 from aquasim.scenario.schema import Scenario, SystemTable
 from aquasim.scenario.workloads import make_workload
 from aquasim.sim.carrier import PageCarrier, PageLayout
+from aquasim.sim.clock import Clock
 from aquasim.sim.engine import Engine
 from aquasim.sim.source import Source
 from aquasim.sim.topology import TOPOLOGIES, Server, Topology
@@ -114,7 +113,7 @@ def simulate_system(
 ) -> Run:
     """Run one system of a scenario to the end of its workload."""
     system = plan.scenario.systems[name]
-    env = Environment(0)
+    env = Clock()
     server = Server(env, plan.topology, plan.profile)
     policy = _policy(name, system)
     limits = _limits(plan, system, fused)
@@ -179,7 +178,7 @@ def _check_donors(plan: Plan) -> None:
     machine = plan.scenario.machine
     if not machine.donors:
         raise UserError("systems: tier 'peer' is used, but machine.donors names no GPU")
-    server = Server(Environment(0), plan.topology, plan.profile)
+    server = Server(Clock(), plan.topology, plan.profile)
     for gpu, donor in zip(plan.gpus, machine.donors, strict=True):
         if not server.connected(gpu, donor):
             raise UserError(f"machine.donors: GPU {donor} has no peer link to GPU {gpu} on {plan.topology.name}")
@@ -193,23 +192,17 @@ def _carrier(plan: Plan, system: SystemTable, server: Server, cost: StepCost) ->
     return PageCarrier(server, plan.gpus, scenario.machine.donors, layout, cost)
 
 
-def _advance(env: Environment, workload: Workload, source: Source, progress: Progress | None) -> None:
+def _advance(env: Clock, workload: Workload, source: Source, progress: Progress | None) -> None:
     """Let time pass until nothing is left to happen."""
-    if progress is None:
-        env.run()
-        return
-    total, steps = len(workload), 0
-    while env.peek() != float("inf"):
-        env.step()
-        steps += 1
-        if steps & 4095 == 0:
-            progress(source.sent / total)
+    while env.play(-1 if progress is None else 4096):
+        if progress is not None:
+            progress(source.sent / len(workload))
 
 
 def _meta(
-    plan: Plan, name: str, system: SystemTable, limits: Limits, policy: Policy, server: Server, env: Environment
+    plan: Plan, name: str, system: SystemTable, limits: Limits, policy: Policy, server: Server, env: Clock
 ) -> dict[str, Any]:
-    seconds = env.now / 1e9
+    seconds = env.ns / 1e9
     ports = {p.name: p for p in server.fabric.ports.values() if p.carried}
     return {
         "scenario": plan.scenario.model_dump(mode="json", exclude_none=True),

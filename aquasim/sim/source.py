@@ -1,9 +1,7 @@
 """Feeds a workload's requests to an engine when they are due."""
 
-from simpy import Environment
-
-from aquasim.sim.clock import call_at
-from aquasim.sim.engine import Engine
+from aquasim.sim.clock import Clock
+from aquasim.sim.engine import NEVER, Engine
 from aquasim.workload import Workload
 
 
@@ -13,7 +11,7 @@ class Source:
     One pending event at a time, however long the workload.
     """
 
-    def __init__(self, env: Environment, workload: Workload, block_size: int, prefix_caching: bool) -> None:
+    def __init__(self, env: Clock, workload: Workload, block_size: int, prefix_caching: bool) -> None:
         self.env = env
         self.engine: Engine | None = None
         self._workload = workload
@@ -42,13 +40,17 @@ class Source:
     def _wait(self) -> None:
         if self.sent < len(self._arrival) and self._open < self._cap and not self._due:
             self._due = True
-            now: int = self.env.now  # type: ignore[assignment]
-            call_at(self.env, max(now, self._arrival[self.sent]), self._submit)
+            now = self.env.ns
+            due = max(now, self._arrival[self.sent])
+            assert self.engine is not None
+            self.engine.next_arrival = due
+            self.env.at(due, self._submit)
 
     def _submit(self, _: object) -> None:
         self._due = False
-        now, arrival, count = self.env.now, self._arrival, len(self._arrival)
         assert self.engine is not None
+        self.engine.next_arrival = NEVER
+        now, arrival, count = self.env.ns, self._arrival, len(self._arrival)
         while self.sent < count and arrival[self.sent] <= now and self._open < self._cap:
             i = self.sent
             self.sent += 1

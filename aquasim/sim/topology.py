@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from simpy import Environment
-
 from aquasim.hardware.links import LinkKind
 from aquasim.hardware.profile import Profile
+from aquasim.sim.clock import Clock
 from aquasim.sim.fabric import CopyEngine, Fabric, Port
 
 BOTH_WAYS = 83.4 / (50.7 + 51.1)
@@ -46,7 +45,7 @@ TOPOLOGIES = {
 class Server:
     """The links of one server, ready to carry flows."""
 
-    def __init__(self, env: Environment, topology: Topology, profile: Profile) -> None:
+    def __init__(self, env: Clock, topology: Topology, profile: Profile) -> None:
         self.topology = topology
         self.profile = profile
         self.fabric = fabric = Fabric(env)

@@ -91,7 +91,7 @@ def test_qwen3_config_equals_the_catalogue(tmp_path: Path) -> None:
 
 
 def test_absent_keys_mean_what_the_family_means(tmp_path: Path) -> None:
-    """No KV heads: as many as query heads; null head_dim: hidden / heads; no dtype: 16 bits; the folder names it."""
+    """No KV heads: as many as heads; null head_dim: hidden / heads; no dtype: 16 bits; folder as name."""
     model = load_model(
         write(tmp_path, **LLAMA | {"num_key_value_heads": None, "torch_dtype": None}, head_dim=None)
     )
@@ -124,7 +124,10 @@ def test_qwen2_has_biases_on_its_projections(tmp_path: Path) -> None:
         ({"model_type": "mamba"}, "key model_type is 'mamba', not one of llama, "),
         ({"torch_dtype": "int3"}, "key torch_dtype is 'int3', not one of float16, "),
         ({"tie_word_embeddings": 1}, "key tie_word_embeddings must be true or false, is 1"),
-        ({"num_attention_heads": 24}, "key head_dim is missing and hidden_size 4096 / 24 heads is no integer"),
+        (
+            {"num_attention_heads": 24},
+            "key head_dim is missing and hidden_size 4096 / 24 heads is no integer",
+        ),
         ({"num_key_value_heads": 5, "_name_or_path": "x"}, "model x: heads 32 is no multiple of kv_heads 5"),
     ],
 )

@@ -1,0 +1,187 @@
+"""Run folders: `meta.json`, `summary.json` and one Parquet file per table, read back by `load`.
+
+Any Parquet reader reads the tables; columns of names (engine, outcome, kind, ...) are dictionaries of
+strings, all others 64-bit integers.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aquasim.records.atomic import new_folder
+from aquasim.records.run import FIELDS, Columns, Run
+from aquasim.records.stats import Ints
+
+SCHEMA = 1
+"""Version of the layout of run folders; `load` reads this one only."""
+
+META, SUMMARY = "meta.json", "summary.json"
+WRITTEN = frozenset({META, SUMMARY, *(f"{table}.parquet" for table in FIELDS)})
+
+
+def save(run: Run, folder: str | Path, overwrite: bool = False) -> Path:
+    """Write a run folder; it appears whole or not at all.
+
+    Args:
+        run: what to write.
+        folder: where; parent folders are made.
+        overwrite: whether a run folder that is there may be replaced. Files in it that are not a run's own
+            (reports, notes) are kept. A folder that is not a run folder is never replaced.
+    """
+    folder = Path(folder)
+    _check_target(folder, overwrite)
+    with new_folder(folder) as part:
+        for table in FIELDS:
+            _write_table(run, table, part / f"{table}.parquet")
+        head = {"schema": SCHEMA, "name": run.name, "labels": run.labels, "meta": run.meta}
+        _write_json(part / META, head)
+        _write_json(part / SUMMARY, run.summary())
+        _keep_others(folder, part)
+    return folder
+
+
+def load(folder: str | Path) -> Run:
+    """Read a run folder back.
+
+    Raises:
+        ValueError: in one line, which file is missing, damaged or of another version.
+    """
+    folder = Path(folder)
+    head = _read_head(folder)
+    labels = head["labels"]
+    tables = {table: _read_table(folder / f"{table}.parquet", table, labels) for table in FIELDS}
+    return Run(head["name"], tables, labels, head["meta"])
+
+
+# --- the folder --------------------------------------------------------------------------------------------
+
+
+def _check_target(folder: Path, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not (folder / META).is_file():
+        raise ValueError(f"{folder}: exists and is not a run folder")
+    if not overwrite:
+        raise ValueError(f"{folder}: a run is there already")
+
+
+def _keep_others(old: Path, new: Path) -> None:
+    """Copy what is not a run's own from a folder about to be replaced."""
+    for entry in old.iterdir() if old.exists() else ():
+        if entry.name in WRITTEN:
+            continue
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.copytree(entry, new / entry.name, symlinks=True)
+        else:
+            shutil.copy2(entry, new / entry.name, follow_symlinks=False)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _read_head(folder: Path) -> dict[str, Any]:
+    path = folder / META
+    if not path.is_file():
+        raise ValueError(
+            f"{folder}: not a run folder ({'no such folder' if not folder.exists() else 'no ' + META})"
+        )
+    try:
+        head = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {_line(error)}") from error
+    version = head.get("schema") if isinstance(head, dict) else None
+    if version != SCHEMA:
+        raise ValueError(f"{path}: schema version {version}; this aquasim reads {SCHEMA}")
+    if missing := {"name", "labels", "meta"} - head.keys():
+        raise ValueError(f"{path}: no {', '.join(sorted(missing))}")
+    return head  # type: ignore[no-any-return]
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+# --- tables ------------------------------------------------------------------------------------------------
+# Arrow arrays are made from and read as buffers, files by `ParquetFile`: `pa.array`, `to_numpy` and `read_table`
+# import pandas, a quarter of a CPU second.
+
+
+def _write_table(run: Run, table: str, path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    columns = {name: _encoded(column, run.labels.get(name)) for name, column in run.columns(table).items()}
+    pq.write_table(pa.table(columns), path, compression="snappy", write_page_checksum=True)
+
+
+def _encoded(column: Ints, names: Sequence[str] | None) -> Any:
+    """Return a column as an Arrow array: integers, or a dictionary of names."""
+    import pyarrow as pa
+
+    if names is None:
+        return pa.Array.from_buffers(
+            pa.int64(), len(column), [None, pa.py_buffer(np.ascontiguousarray(column))]
+        )
+    codes = pa.py_buffer(column.astype(np.int32))
+    indices = pa.Array.from_buffers(pa.int32(), len(column), [None, codes])
+    return pa.DictionaryArray.from_arrays(indices, _strings(names))
+
+
+def _strings(names: Sequence[str]) -> Any:
+    import pyarrow as pa
+
+    encoded = [name.encode() for name in names]
+    offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int32)
+    return pa.Array.from_buffers(
+        pa.string(), len(names), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(encoded))]
+    )
+
+
+def _read_table(path: Path, table: str, labels: dict[str, list[str]]) -> Columns:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise ValueError(f"{path}: missing")
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            found = file.read(columns=list(FIELDS[table]))
+        found.validate(full=True)
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f"{path}: {_line(error)}") from error
+    columns = {}
+    for name in FIELDS[table]:
+        if name not in found.column_names:
+            raise ValueError(f"{path}: no column {name!r}")
+        try:
+            columns[name] = _decoded(found.column(name), labels.get(name))
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"{path}: column {name!r}: {error}") from error
+    return columns
+
+
+def _decoded(column: Any, names: Sequence[str] | None) -> Ints:
+    """Return an Arrow column as integers; names as indices into `names`."""
+    import pyarrow as pa
+
+    if names is None:
+        if column.type != pa.int64() or column.null_count:
+            raise TypeError(f"64-bit integers expected, not {column.type}")
+        parts = [_buffer(chunk, np.int64) for chunk in column.chunks]
+    else:
+        place = {name: index for index, name in enumerate(names)}
+        parts = []
+        for chunk in column.chunks:
+            codes = np.array([place[name] for name in chunk.dictionary.to_pylist()], np.int64)
+            parts.append(codes[_buffer(chunk.indices, np.int32)])
+    return np.concatenate(parts) if len(parts) != 1 else parts[0]
+
+
+def _buffer(array: Any, kind: type) -> Any:
+    size = np.dtype(kind).itemsize
+    return np.frombuffer(array.buffers()[1], kind, len(array), array.offset * size)
