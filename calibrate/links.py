@@ -9,11 +9,11 @@ import pandas as pd
 from aquasim.calibrate import facts
 from aquasim.calibrate.operators import LinkTime
 
-_APEX = {
+_SENDS = {
     "h100": "apex_plus/profile/comm/H100-SXM-80GB/sendrecv.csv",
     "h200": "apex_plus/profile/comm/H200-SXM-141GB/sendrecv.csv",
+    "a100": "vidur/profiling/network/a100_dgx/send_recv.csv.gz",
 }
-_VIDUR_A100 = "vidur/profiling/network/a100_dgx/send_recv.csv.gz"
 
 Block = dict[str, Any]
 
@@ -27,25 +27,34 @@ def link_blocks(gpu: str, data: Path) -> dict[str, Block]:
 
 
 def _nvlink(gpu: str, data: Path) -> Block:
-    """NVLink from point-to-point sends: NCCL's, so the start-up holds a kernel launch and a handshake.
+    """NVLink as a copy engine uses it: start-up and bandwidth of peer cudaMemcpyAsync, as reported for H100.
 
-    The A100's sends were timed through another program, whose launch path alone takes 13 us: its bandwidth
-    counts, the start-up is taken as on H100.
+    NCCL's sends over the same ports are fitted beside it (`nccl`): their start-up holds a kernel launch and a
+    handshake, which a page copy does not pay. The A100's bandwidth is that of its sends.
     """
-    if gpu in _APEX:
-        return _block(_apex_link(data / _APEX[gpu]), facts.PEAK_NVLINK[gpu], _APEX[gpu])
-    frame = pd.read_csv(data / _VIDUR_A100)
-    times = frame[frame.devices_per_node == 2].groupby("size")["time_stats.send_recv.median"].median()
-    link = LinkTime().fit(times.index.to_numpy(float), times.to_numpy(float) * 1e-3)
-    source = f"bandwidth {_VIDUR_A100}; start-up as fitted on H100"
-    start = round_to(_apex_link(data / _APEX["h100"]).start_)
-    return {**_block(link, facts.PEAK_NVLINK[gpu], source), "start_s": start}
+    sends = _sends(data / _SENDS[gpu])
+    nccl = {**_block(sends, facts.PEAK_NVLINK[gpu], _SENDS[gpu])}
+    rate = facts.NVLINK4_COPY_RATE if gpu != "a100" else round_to(sends.rate_)
+    source = facts.NVLINK_COPY + ("" if gpu != "a100" else f"; bandwidth of sends, {_SENDS[gpu]}")
+    return {
+        "bytes_per_s": rate,
+        "start_s": facts.NVLINK_COPY_START,
+        "peak_bytes_per_s": facts.PEAK_NVLINK[gpu],
+        "source": source,
+        "nccl": nccl,
+    }
 
 
-def _apex_link(path: Path) -> LinkTime:
+def _sends(path: Path) -> LinkTime:
+    """Fit point-to-point sends by size, in either of the two files' forms."""
     frame = pd.read_csv(path)
-    frame = frame[(frame["dtype"] == "half") & (frame["size(kb)"] > 0)]
-    return LinkTime().fit(frame["size(kb)"].to_numpy(float) * 1024, frame["time(us)"].to_numpy(float) * 1e-6)
+    if "dtype" in frame:
+        frame = frame[(frame["dtype"] == "half") & (frame["size(kb)"] > 0)]
+        sizes, seconds = frame["size(kb)"].to_numpy(float) * 1024, frame["time(us)"].to_numpy(float) * 1e-6
+    else:
+        times = frame[frame.devices_per_node == 2].groupby("size")["time_stats.send_recv.median"].median()
+        sizes, seconds = times.index.to_numpy(float), times.to_numpy(float) * 1e-3
+    return LinkTime().fit(sizes, seconds)
 
 
 def _pcie(gpu: str, name: str) -> Block:

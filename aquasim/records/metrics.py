@@ -39,11 +39,10 @@ def summarise(run: "Run", slo: Mapping[str, float] | None = None) -> dict[str, A
 
     Args:
         run: the run.
-        slo: upper bounds in seconds (keys: `SLO_KEYS`); default `run.meta["slo"]`, if any. With it come
-            `slo_attainment` (share of all requests, rejected and aborted ones included, that finished
-            within every bound) and `goodput_rps` (such requests per second of makespan).
+        slo: upper bounds in seconds (keys: `SLO_KEYS`). With it come `slo_attainment`, the share of all
+            requests (rejected and aborted ones included) that finished within every bound, and
+            `goodput_rps`, such requests per second of makespan.
     """
-    slo = run.meta.get("slo") if slo is None else slo
     requests = run.columns("requests")
     times = request_times(run)
     finished = requests["outcome"] == Outcome.FINISHED

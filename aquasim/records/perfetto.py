@@ -44,21 +44,24 @@ def write_trace(
     run: Run,
     path: str | Path,
     limit: int | None = None,
-    window: tuple[float, float] | None = None,
+    start_s: float | None = None,
+    end_s: float | None = None,
 ) -> dict[str, int]:
     """Write a trace; the file appears whole or not at all, gzipped if its name ends in `.gz`.
 
     Args:
         run: what to show.
         path: file to write.
-        limit: most steps to show of each engine, from the start of the window; the window ends with the last.
-        window: (start, end) in seconds; steps, transfers and requests that reach into it are shown whole.
+        limit: most steps to show of each engine; what comes after the last of them is left out.
+        start_s: show what ends at this time or later.
+        end_s: show what starts before this time. What reaches into the window is shown whole.
 
     Returns:
         How many steps, transfers and requests were left out; also in the trace, as `otherData`.
     """
     path = Path(path)
-    windows = [_window(run.columns("steps", e), limit, window) for e in range(len(run.engines))]
+    bounds = Window(_ns(start_s, -1), _ns(end_s, 2**63 - 1))
+    windows = [_window(run.columns("steps", e), limit, bounds) for e in range(len(run.engines))]
     left_out = {table: _left_out(run, table, windows) for table in ("steps", "transfers", "requests")}
     with new_file(path) as part, _open(part, path.suffix == ".gz") as file:
         events = chain.from_iterable(_engine(run, e, windows[e]) for e in range(len(run.engines)))
@@ -71,7 +74,7 @@ def write_trace(
 
 def _open(path: Path, zipped: bool) -> TextIO:
     if zipped:
-        return gzip.open(path, "wt", compresslevel=5, encoding="utf-8")  # type: ignore[return-value]
+        return gzip.open(path, "wt", compresslevel=5, encoding="utf-8")
     return path.open("w", encoding="utf-8")
 
 
@@ -97,15 +100,16 @@ def _notes(run: Run, left_out: dict[str, int], windows: list[Window]) -> dict[st
     return notes
 
 
-def _window(steps: Columns, limit: int | None, window: tuple[float, float] | None) -> Window:
-    start, end = -1, 2**63 - 1
-    if window is not None:
-        start, end = round(window[0] * 1e9), round(window[1] * 1e9)
-    if limit is not None:
-        shown = Window(start, end).rows(steps["start_ns"], _ends(steps))
-        if len(shown) > limit:
-            end = int(steps["start_ns"][shown[limit]])
-    return Window(start, end)
+def _ns(seconds: float | None, default: int) -> int:
+    return default if seconds is None else round(seconds * 1e9)
+
+
+def _window(steps: Columns, limit: int | None, bounds: Window) -> Window:
+    """Return the window that ends where step `limit` (from 0) within `bounds` would start."""
+    shown = _shown("steps", steps, bounds)
+    if limit is None or len(shown) <= limit:
+        return bounds
+    return Window(bounds.start, int(steps["start_ns"][shown[limit]]))
 
 
 _INTERVALS = {"requests": ("arrival_ns", "finished_ns"), "transfers": ("start_ns", "end_ns")}
@@ -242,8 +246,9 @@ def _requests(run: Run, engine: int, pid: int, window: Window) -> Iterator[Event
     happened = phases(run, engine, requests["request"][shown])
     for row in _rows(requests, shown):
         id = row["request"]
-        args = {key: row[key] for key in ("prompt_tokens", "output_tokens", "cached_tokens")}
-        args |= {key: run.labels[key][row[key]] for key in ("outcome", "reason") if row[key]}
+        counts = {key: row[key] for key in ("prompt_tokens", "output_tokens", "cached_tokens")}
+        named = {key: run.labels[key][row[key]] for key in ("outcome", "reason") if row[key]}
+        args = {**counts, **named}
         track = {"cat": "request", "pid": pid, "tid": 0, "id": f"{engine}.{id}"}
         start, end = row["arrival_ns"], row["finished_ns"]
         yield {"ph": "b", "name": f"request {id}", "ts": start / 1000, **track, "args": args}

@@ -32,43 +32,58 @@ class Run:
     """
 
     def __init__(
-        self, name: str, tables: Mapping[str, Columns], labels: Mapping[str, Sequence[str]], meta: Any
-    ):
-        self.name = name
-        self.meta: dict[str, Any] = dict(meta)
-        self.labels: dict[str, list[str]] = {key: list(names) for key, names in labels.items()}
-        """Names that the columns `engine`, `outcome`, `reason`, `kind` and `tier` index."""
-        self._tables = dict(tables)
-        self._bounds = {
-            table: np.searchsorted(columns["engine"], range(len(self.engines) + 1)).tolist()
-            for table, columns in self._tables.items()
-        }
-
-    @classmethod
-    def of(cls, name: str, engines: Sequence[tuple[str, RunTables]], meta: Mapping[str, Any]) -> "Run":
-        """Make a run of each engine's tables.
-
-        The tables are not copied where there is one engine: they must not grow any more.
+        self, engines: Sequence[tuple[str, RunTables]], meta: Mapping[str, Any], name: str | None = None
+    ) -> None:
+        """Make a run of each engine's tables, which must not grow any more: one engine's are not copied.
 
         Args:
-            name: what to call the run.
             engines: (name, tables) of each.
             meta: what was run, JSON-able: scenario, profile, versions, seed, notes. The summary reads
                 `block_bytes` (bytes of one KV block), `blocks` (HBM blocks of an engine: a number, or one per
                 engine name), `links` and `slo` from it.
+            name: what to call the run; default: its engines.
         """
         tiers = sorted({tier for _, tables in engines for tier in tables.tiers})
         reasons = ["", *sorted({reason for _, tables in engines for reason in tables.reasons.values()})]
         parts = [_columns(tables, tiers, reasons) for _, tables in engines]
-        joined = {table: _join(table, [part[table] for part in parts]) for table in COLUMNS}
         labels = {
             "engine": [engine for engine, _ in engines],
-            "outcome": OUTCOMES,
+            "outcome": list(OUTCOMES),
             "reason": reasons,
-            "kind": KINDS,
+            "kind": list(KINDS),
             "tier": tiers,
         }
-        return cls(name, joined, labels, meta)
+        joined = {table: _join(table, [part[table] for part in parts]) for table in COLUMNS}
+        self._hold(joined, labels, meta, name)
+
+    @classmethod
+    def of_columns(
+        cls, tables: dict[str, Columns], labels: dict[str, list[str]], meta: Mapping[str, Any], name: str
+    ) -> "Run":
+        """Make a run of finished columns, as `columns` and `labels` give them."""
+        run = cls.__new__(cls)
+        run._hold(tables, labels, meta, name)
+        return run
+
+    def _hold(
+        self,
+        tables: dict[str, Columns],
+        labels: dict[str, list[str]],
+        meta: Mapping[str, Any],
+        name: str | None,
+    ) -> None:
+        self.meta = dict(meta)
+        self.labels = labels
+        """Names that the columns `engine`, `outcome`, `reason`, `kind` and `tier` index."""
+        self.name = ", ".join(self.engines) if name is None else name
+        self.log: list[tuple[int, Any]] | None = None
+        """The first engine's events for replay, if they were recorded. Not stored in run folders."""
+        self._summaries: dict[tuple[tuple[str, float], ...], dict[str, Any]] = {}
+        self._tables = tables
+        self._bounds = {
+            table: np.searchsorted(columns["engine"], range(len(self.engines) + 1)).tolist()
+            for table, columns in tables.items()
+        }
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{self.count(table):,} {table}" for table in ("requests", "steps", "transfers"))
@@ -95,7 +110,11 @@ class Run:
         """Return the run in numbers (see `metrics.summarise`); `slo` defaults to that in `meta`."""
         from aquasim.records.metrics import summarise
 
-        return summarise(self, slo)
+        slo = self.meta.get("slo") if slo is None else slo
+        key = tuple(sorted((slo or {}).items()))
+        if key not in self._summaries:
+            self._summaries[key] = summarise(self, slo)
+        return dict(self._summaries[key])
 
     def metrics(self) -> "pd.DataFrame":
         """Return a row per request with its times in seconds (see `metrics.request_times`)."""

@@ -20,7 +20,10 @@ SCHEMA = 1
 """Version of the layout of run folders; `load` reads this one only."""
 
 META, SUMMARY = "meta.json", "summary.json"
-WRITTEN = frozenset({META, SUMMARY, *(f"{table}.parquet" for table in FIELDS)})
+REPLACED = frozenset(
+    {META, SUMMARY, "trace.json", "trace.json.gz", *(f"{table}.parquet" for table in FIELDS)}
+)
+"""What belongs to one run in its folder, and goes with it."""
 
 
 def save(run: Run, folder: str | Path, overwrite: bool = False) -> Path:
@@ -30,7 +33,10 @@ def save(run: Run, folder: str | Path, overwrite: bool = False) -> Path:
         run: what to write.
         folder: where; parent folders are made.
         overwrite: whether a run folder that is there may be replaced. Files in it that are not a run's own
-            (reports, notes) are kept. A folder that is not a run folder is never replaced.
+            (notes, say) are kept.
+
+    Raises:
+        ValueError: there is something that may not be replaced.
     """
     folder = Path(folder)
     _check_target(folder, overwrite)
@@ -54,14 +60,14 @@ def load(folder: str | Path) -> Run:
     head = _read_head(folder)
     labels = head["labels"]
     tables = {table: _read_table(folder / f"{table}.parquet", table, labels) for table in FIELDS}
-    return Run(head["name"], tables, labels, head["meta"])
+    return Run.of_columns(tables, labels, head["meta"], head["name"])
 
 
 # --- the folder --------------------------------------------------------------------------------------------
 
 
 def _check_target(folder: Path, overwrite: bool) -> None:
-    if not folder.exists():
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return
     if not (folder / META).is_file():
         raise ValueError(f"{folder}: exists and is not a run folder")
@@ -72,7 +78,7 @@ def _check_target(folder: Path, overwrite: bool) -> None:
 def _keep_others(old: Path, new: Path) -> None:
     """Copy what is not a run's own from a folder about to be replaced."""
     for entry in old.iterdir() if old.exists() else ():
-        if entry.name in WRITTEN:
+        if entry.name in REPLACED:
             continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.copytree(entry, new / entry.name, symlinks=True)
@@ -107,8 +113,8 @@ def _line(error: Exception) -> str:
 
 
 # --- tables ------------------------------------------------------------------------------------------------
-# Arrow arrays are made from and read as buffers, files by `ParquetFile`: `pa.array`, `to_numpy` and `read_table`
-# import pandas, a quarter of a CPU second.
+# Arrow arrays are made from and read as buffers, files by `ParquetFile`: `pa.array`, `to_numpy` and
+# `read_table` import pandas, a quarter of a CPU second.
 
 
 def _write_table(run: Run, table: str, path: Path) -> None:
@@ -179,7 +185,7 @@ def _decoded(column: Any, names: Sequence[str] | None) -> Ints:
         for chunk in column.chunks:
             codes = np.array([place[name] for name in chunk.dictionary.to_pylist()], np.int64)
             parts.append(codes[_buffer(chunk.indices, np.int32)])
-    return np.concatenate(parts) if len(parts) != 1 else parts[0]
+    return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int64), *parts])
 
 
 def _buffer(array: Any, kind: type) -> Any:
