@@ -36,7 +36,8 @@ OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an e
 def run(
     scenario: ScenarioArg,
     system: Annotated[
-        str | None, typer.Option("--system", "-s", metavar="NAME", help="Which system; the baseline if left out.")
+        str | None,
+        typer.Option("--system", "-s", metavar="NAME", help="Which system; the baseline if left out."),
     ] = None,
     set_: SetOption = None,
     out: OutOption = None,
@@ -110,7 +111,9 @@ def _version(value: bool) -> None:
 
 @app.callback()
 def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
 ) -> None:
     pass
 

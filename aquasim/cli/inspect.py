@@ -142,7 +142,9 @@ def _job(file: Path, index: int, row: Any, block_size: int) -> Any:
     if isinstance(prompt, list) and prompt and all(isinstance(token, int) for token in prompt):
         return Job(row["step"], len(prompt), row["output"], chain(prompt, block_size), row.get("priority", 0))
     if not isinstance(prompt, int) or isinstance(prompt, bool) or prompt < 1:
-        raise UserError(f"{where}: prompt is {prompt!r}; a number of tokens >= 1 or a list of token ids is needed")
+        raise UserError(
+            f"{where}: prompt is {prompt!r}; a number of tokens >= 1 or a list of token ids is needed"
+        )
     return Job(row["step"], prompt, row["output"], (), row.get("priority", 0))
 
 

@@ -54,11 +54,11 @@ Event = Arrived | StepDone | TransferDone | Aborted | TierResized
 
 
 class Chunk(NamedTuple):
-    """Prefill `count` tokens of a request whose first `start` tokens are computed; `last` samples a token."""
+    """Prefill `tokens` tokens of a request whose first `start` tokens are computed; `last` samples a token."""
 
     request: int
     start: int
-    count: int
+    tokens: int
     last: bool
 
 

@@ -75,7 +75,7 @@ def _tokens(step: Step, decoding: dict[int, None]) -> dict[int, int]:
         decoding.pop(id, None)
     decoding.update(dict.fromkeys(step.joined))
     tokens = dict.fromkeys(decoding, 1) if step.batch else {}
-    tokens.update({chunk.request: chunk.count for chunk in step.chunks})
+    tokens.update({chunk.request: chunk.tokens for chunk in step.chunks})
     return dict(sorted(tokens.items()))
 
 

@@ -30,7 +30,13 @@ class Pager:
     """
 
     def __init__(
-        self, hbm: BlockPool, block_size: int, tiers: dict[str, BlockPool], *, keep_copies: bool, overlap: bool
+        self,
+        hbm: BlockPool,
+        block_size: int,
+        tiers: dict[str, BlockPool],
+        *,
+        keep_copies: bool,
+        overlap: bool,
     ) -> None:
         self.hbm = hbm
         self.tiers = tiers

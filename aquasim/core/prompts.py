@@ -20,10 +20,13 @@ def build(s: "Scheduler") -> tuple[Chunks, bool, int]:
     """
     if s.parked:
         s.unpark()
+    if s.policy.ranked:
+        slices.select(s)
+        s.unpark()
     chunks = _prompts(s)
     if chunks:
         return chunks, False, 1
-    if s.policy.sliced:
+    if s.policy.sliced and not s.policy.ranked:
         slices.select(s)
         s.unpark()
     preempted = False

@@ -37,7 +37,9 @@ class Scheduler:
         self.limits = limits
         self.policy = policy
         self.now = 0
-        self.pool: BlockPool = PrefixPool(limits.blocks) if limits.prefix_caching else BlockPool(limits.blocks)
+        self.pool: BlockPool = (
+            PrefixPool(limits.blocks) if limits.prefix_caching else BlockPool(limits.blocks)
+        )
         self.batch = DecodeBatch(limits.block_size, policy.slope)
         self.waiting = policy.queue()
         self.running: dict[int, Request] = {}
@@ -405,7 +407,9 @@ class Scheduler:
     def check(self) -> None:
         """Assert every invariant of the state: owners, sums, batch, queues. For tests and debugging."""
         live = [r for r in self.requests.values() if r.state is not State.GONE]
-        moving = [r for flight in self.pager.flights.values() for r in flight.requests if r.state is State.GONE]
+        moving = [
+            r for flight in self.pager.flights.values() for r in flight.requests if r.state is State.GONE
+        ]
         held = [block for r in [*live, *dict.fromkeys(moving)] for block in r.blocks]
         self.pool.check(held + self.pager.held_in_flight(self.pool))
         self.pager.check()

@@ -51,11 +51,13 @@ class Progressions:
         """
         kept = np.flatnonzero((count > 0) & (weight > 0))
         first, growth, count, weight = first[kept], growth[kept], count[kept], weight[kept]
-        rise = growth * (count - 1)
-        flat = rise == 0
+        last = first + growth * (count - 1)
+        flat = np.flatnonzero(first == last)
         weight[flat] *= count[flat]
         growth[flat] = 0
-        return cls(first + np.minimum(rise, 0), first + np.maximum(rise, 0), np.abs(growth), weight)
+        if len(growth) and growth.min() < 0:
+            first, last, growth = np.minimum(first, last), np.maximum(first, last), np.abs(growth)
+        return cls(first, last, growth, weight)
 
     @classmethod
     def of_values(cls, values: Ints, weights: Ints) -> "Progressions":
@@ -73,10 +75,10 @@ class Progressions:
         return cls(*(np.concatenate(column) for column in columns))
 
     @cached_property
-    def weights(self) -> Ints:
-        """Each progression's weight times its number of values."""
+    def weights(self) -> Floats:
+        """Each progression's weight times its number of values: whole numbers, as sums of floats are faster."""
         rising = np.flatnonzero(self.growth)
-        weights = self.weight.copy()
+        weights = self.weight.astype(np.float64)
         weights[rising] *= (self.last[rising] - self.first[rising]) // self.growth[rising] + 1
         return weights
 
@@ -86,7 +88,7 @@ class Progressions:
 
     def mean(self) -> float:
         """Return the weighted mean of all values."""
-        return float(np.dot((self.first + self.last) * 0.5, self.weights)) / self.total()
+        return float(np.dot((self.first + self.last).astype(np.float64), self.weights)) / 2 / self.total()
 
     def max(self) -> int:
         """Return the largest value."""
@@ -97,7 +99,9 @@ class Progressions:
 
         A histogram of firsts and one of lasts enclose each; only entries that reach in between are searched.
         """
-        firsts, lasts = _bins(self.first), _bins(self.last)
+        firsts = _bins(self.first)
+        lasts, rising = firsts.copy(), np.flatnonzero(self.growth)
+        lasts[rising] = _bins(self.last[rising])
         most = np.cumsum(np.bincount(firsts, self.weights, int(lasts.max()) + 1))
         least = np.cumsum(np.bincount(lasts, self.weights))
         found = []

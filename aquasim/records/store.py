@@ -158,12 +158,12 @@ def _read_table(path: Path, table: str, labels: dict[str, list[str]]) -> Columns
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             found = file.read(columns=list(FIELDS[table]))
         found.validate(full=True)
+        if missing := [name for name in FIELDS[table] if name not in found.column_names]:
+            raise OSError(f"no column {missing[0]!r}")
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"{path}: {_line(error)}") from error
     columns = {}
     for name in FIELDS[table]:
-        if name not in found.column_names:
-            raise ValueError(f"{path}: no column {name!r}")
         try:
             columns[name] = _decoded(found.column(name), labels.get(name))
         except (TypeError, KeyError) as error:
@@ -176,16 +176,21 @@ def _decoded(column: Any, names: Sequence[str] | None) -> Ints:
     import pyarrow as pa
 
     if names is None:
-        if column.type != pa.int64() or column.null_count:
-            raise TypeError(f"64-bit integers expected, not {column.type}")
+        _expect(column, pa.int64())
         parts = [_buffer(chunk, np.int64) for chunk in column.chunks]
     else:
+        _expect(column, pa.dictionary(pa.int32(), pa.string()))
         place = {name: index for index, name in enumerate(names)}
         parts = []
         for chunk in column.chunks:
             codes = np.array([place[name] for name in chunk.dictionary.to_pylist()], np.int64)
             parts.append(codes[_buffer(chunk.indices, np.int32)])
     return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def _expect(column: Any, kind: Any) -> None:
+    if column.type != kind or column.null_count:
+        raise TypeError(f"{kind} without nulls expected, not {column.type}")
 
 
 def _buffer(array: Any, kind: type) -> Any:

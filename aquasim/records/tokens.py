@@ -18,6 +18,7 @@ from aquasim.records.tables import Outcome
 Columns = dict[str, Ints]
 Mask = NDArray[np.bool_]
 
+_FOREVER = np.iinfo(np.int64).max
 _BLOCK = 8192
 """Rows copied at a time: all their columns stay in the processor's cache."""
 
@@ -46,38 +47,45 @@ class _Rows(NamedTuple):
     iterations: Ints
 
 
+class _Requests(NamedTuple):
+    """The recorded requests by id. Others refer to them by their place here, their owner."""
+
+    ids: Ints
+    prompt: Ints
+    cached: Ints
+    until: Ints
+    """When an aborted request was: what ends later gave it nothing. `_FOREVER` for the others."""
+
+
 class _Spans(NamedTuple):
     """Spans as inclusive ranges of decode rows, none empty."""
 
-    request: Ints
-    first_step: Ints
+    owner: Ints
+    step: Ints
     first: Ints
     last: Ints
 
 
 class _Chunks(NamedTuple):
-    request: Ints
+    owner: Ints
     step: Ints
-    start: Ints
     tokens: Ints
+    past: Ints
+    """Its end, counted in tokens from the end of the prompt."""
     end_ns: Ints
 
 
 class _Events(NamedTuple):
-    """Chunks and spans, by request and then in time. A chunk has tokens, a span has decoded some."""
+    """Spans, and chunks that may have made a token, by request and then in time."""
 
     head: Mask
     """The first event of its request."""
-    segment: Ints
-    """Index of the request, counted from 0."""
-    prompt: Ints
+    owner: Ints
     chunk: Mask
-    start: Ints
-    tokens: Ints
-    before: Ints
-    """Tokens decoded in earlier spans."""
+    past: Ints
+    """As in `_Chunks`, less the tokens decoded before; for a completing chunk, how many completed before it."""
     first_ns: Ints
-    """When its first token came, if it made one."""
+    """When its first token came."""
     last_ns: Ints
 
 
@@ -87,19 +95,13 @@ def account(requests: Columns, steps: Columns, spans: Columns, chunks: Columns) 
     Requests still alive when the run was stopped have no row in `requests` and are left out. A step that
     ends after a request was aborted gave it nothing.
     """
-    rows = _rows(steps)
-    known = np.argsort(requests["request"], kind="stable")
-    ids = requests["request"][known]
-    prompts = requests["prompt_tokens"][known]
-    limits = np.where(requests["outcome"] == Outcome.ABORTED, requests["finished_ns"], np.iinfo(np.int64).max)
-    limits = limits[known]
-    decoded = _spans(spans, rows, ids, limits)
-    events = _events(_chunks(chunks, rows, ids, limits), decoded, rows, ids, prompts)
-    made = _made_before(events)
-    completing = events.chunk & (events.start + events.tokens == events.prompt + made)
+    rows, known = _rows(steps), _requests(requests)
+    decoded, prefilled = _spans(spans, rows, known), _chunks(chunks, rows, known)
+    events = _events(prefilled, decoded, rows)
+    completing = _completing(events)
     single = _single_gaps(events, ~events.chunk | completing)
     gaps = Progressions.join([*_row_gaps(rows, decoded), single])
-    return Account(gaps, _recomputed(events, made))
+    return Account(gaps, _recomputed(known, prefilled, events.owner[completing]))
 
 
 def gather(columns: Columns, names: Sequence[str]) -> list[Ints]:
@@ -155,108 +157,120 @@ def _lookup(ordered: Ints, values: Ints) -> tuple[Ints, Mask]:
     return place, ordered[place] == values
 
 
-def _spans(spans: Columns, rows: _Rows, ids: Ints, limits: Ints) -> _Spans:
+def _requests(requests: Columns) -> _Requests:
+    ids, prompt, cached, outcome, end = gather(
+        requests, ("request", "prompt_tokens", "cached_tokens", "outcome", "finished_ns")
+    )
+    until = np.where(outcome == Outcome.ABORTED, end, _FOREVER)
+    order = np.argsort(ids, kind="stable")
+    return _Requests(ids[order], prompt[order], cached[order], until[order])
+
+
+def _spans(spans: Columns, rows: _Rows, known: _Requests) -> _Spans:
     """Turn spans into ranges of decode rows. `last_step` -1 stands for the end of an aborted request."""
     request, first_step, last_step = gather(spans, ("request", "first_step", "last_step"))
-    place, found = _lookup(ids, request)
+    owner, kept = _lookup(known.ids, request)
     first = rows.passed[_position(rows.steps, first_step)]
     last = rows.passed[_position(rows.steps, last_step + 1)] - 1
     last[last_step < 0] = len(rows.end) - 1
-    if len(limits):
-        limit = limits[place]
-        cut = np.flatnonzero(limit < np.iinfo(np.int64).max)
-        last[cut] = np.minimum(last[cut], np.searchsorted(rows.end, limit[cut], "right") - 1)
-    kept = found & (first <= last)
-    return _Spans(request[kept], first_step[kept], first[kept], last[kept])
+    if kept.any():
+        until = known.until[owner]
+        cut = np.flatnonzero(until < _FOREVER)
+        last[cut] = np.minimum(last[cut], np.searchsorted(rows.end, until[cut], "right") - 1)
+    kept &= first <= last
+    return _Spans(*(column[kept] for column in (owner, first_step, first, last)))
 
 
-def _chunks(chunks: Columns, rows: _Rows, ids: Ints, limits: Ints) -> _Chunks:
+def _chunks(chunks: Columns, rows: _Rows, known: _Requests) -> _Chunks:
     request, step, start, tokens = gather(chunks, ("request", "step", "start_token", "tokens"))
-    place, kept = _lookup(ids, request)
+    owner, kept = _lookup(known.ids, request)
     row, recorded = _lookup(rows.steps, step)
     kept &= recorded
     if not kept.any():
         return _Chunks(*(np.zeros(0, np.int64) for _ in _Chunks._fields))
     end = rows.ends[row]
-    kept &= end <= limits[place]
-    return _Chunks(request[kept], step[kept], start[kept], tokens[kept], end[kept])
+    kept &= end <= known.until[owner]
+    found = _Chunks(owner, step, tokens, start + tokens - known.prompt[owner], end)
+    return found if kept.all() else _Chunks(*(column[kept] for column in found))
 
 
-def _events(chunks: _Chunks, spans: _Spans, rows: _Rows, ids: Ints, prompts: Ints) -> _Events:
-    """Bring chunks and spans together, sorted by request and step (a request has one event per step)."""
-    request = np.concatenate((chunks.request, spans.request))
-    step = np.concatenate((chunks.step, spans.first_step))
-    order = _order(request, step)
-    request = request[order]
+def _events(chunks: _Chunks, spans: _Spans, rows: _Rows) -> _Events:
+    """Bring chunks that reach the end of their prompt and spans together; a request has one event per step."""
+    reach = np.flatnonzero(chunks.past >= 0)
+    owner = np.concatenate((chunks.owner[reach], spans.owner))
+    order = _order(owner, np.concatenate((chunks.step[reach], spans.step)))
+    owner = owner[order]
     head = np.ones(len(order), np.bool_)
-    head[1:] = request[1:] != request[:-1]
-    segment = np.cumsum(head) - 1
-    none = np.zeros(len(spans.request), np.int64)
+    head[1:] = owner[1:] != owner[:-1]
     passed = np.concatenate(([0], np.cumsum(rows.iterations)))
-    made = passed[spans.last + 1] - passed[spans.first]
-    decoded = np.concatenate((np.zeros_like(chunks.request), made))[order]
+    decoded = np.concatenate((np.zeros_like(reach), passed[spans.last + 1] - passed[spans.first]))[order]
     before = np.cumsum(decoded) - decoded
-    before -= before[head][segment] if len(order) else before
+    before -= before[head][np.cumsum(head) - 1]
+    end = chunks.end_ns[reach]
     return _Events(
         head=head,
-        segment=segment,
-        prompt=prompts[_lookup(ids, request[head])[0]][segment],
-        chunk=order < len(chunks.request),
-        start=np.concatenate((chunks.start, none))[order],
-        tokens=np.concatenate((chunks.tokens, none))[order],
-        before=before,
-        first_ns=np.concatenate((chunks.end_ns, rows.first_end[spans.first]))[order],
-        last_ns=np.concatenate((chunks.end_ns, rows.end[spans.last]))[order],
+        owner=owner,
+        chunk=order < len(reach),
+        past=np.concatenate((chunks.past[reach], np.zeros_like(spans.owner)))[order] - before,
+        first_ns=np.concatenate((end, rows.first_end[spans.first]))[order],
+        last_ns=np.concatenate((end, rows.end[spans.last]))[order],
     )
 
 
-def _order(request: Ints, step: Ints) -> Ints:
-    """Return the order by request, then step: one sort of one key if that fits 64 bits."""
-    if not len(request):
+def _order(owner: Ints, step: Ints) -> Ints:
+    """Return the order by owner, then step: one sort of one key if that fits 64 bits."""
+    if not len(owner):
         return np.zeros(0, np.int64)
     width = int(step.max()) + 1
-    if request.min() >= 0 and (int(request.max()) + 1) * width < 2**63:
-        return np.argsort(request * width + step)
-    return np.lexsort((step, request))
+    if (int(owner.max()) + 1) * width < _FOREVER:
+        return np.argsort(owner * width + step)
+    return np.lexsort((step, owner))
 
 
-def _risen(events: _Events, values: Ints) -> Ints:
-    """Return, per event, the largest of `values` (0 or more) among its request's events before it, else 0."""
-    if not len(values):
-        return values
-    base = events.segment * (int(values.max()) + 1)
-    risen = np.maximum.accumulate(values + base)
-    before = np.concatenate(([0], risen[:-1])) - base
+def _completing(events: _Events) -> Mask:
+    """Say which events are chunks that completed all known tokens of their request, and so made one.
+
+    Such a chunk ends at the prompt plus all tokens generated: those decoded, and one per completing chunk
+    before. So their number before an event is one more than the largest `past` among the earlier chunks.
+    """
+    reached = np.where(events.chunk, np.maximum(events.past + 1, 0), 0)
+    if not len(reached):
+        return events.chunk
+    base = events.owner * (int(reached.max()) + 1)
+    before = np.concatenate(([0], np.maximum.accumulate(reached + base)[:-1])) - base
     before[events.head] = 0
-    return before
+    completing: Mask = events.chunk & (events.past == before)
+    return completing
 
 
-def _made_before(events: _Events) -> Ints:
-    """Return the tokens a request had generated before each of its events.
+def _recomputed(known: _Requests, chunks: _Chunks, completed: Ints) -> int:
+    """Return the chunk tokens beyond those that were new.
 
-    The number of completing chunks so far follows from where chunks end: a chunk that ends at the prompt plus
-    all generated tokens completes, and adds one.
+    Args:
+        known: the requests.
+        chunks: all chunks.
+        completed: owners of the completing chunks, once for each.
+
+    New are, of a request with tokens, its prompt without what was cached, and one token (the newest) per
+    completing chunk after the first; of a request without any, what its furthest chunk reached.
     """
-    past = events.start + events.tokens - events.prompt - events.before
-    return events.before + _risen(events, np.where(events.chunk, np.maximum(past + 1, 0), 0))
-
-
-def _recomputed(events: _Events, made: Ints) -> int:
-    """Sum the part of each chunk that its request had computed (or found cached) before.
-
-    With tokens generated, all but the newest had been; before the first token, up to the furthest chunk.
-    """
-    end = events.start + events.tokens
-    reached = np.where(made > 0, events.prompt + made - 1, _risen(events, end))
-    again = np.minimum(end, reached) - events.start
-    return int(again[events.chunk & (again > 0)].sum())
+    began = np.zeros(len(known.ids), np.bool_)
+    began[completed] = True
+    new = int((known.prompt - known.cached)[began].sum()) + len(completed) - int(began.sum())
+    early = np.flatnonzero(~began[chunks.owner])
+    reached = np.full(len(known.ids), -1)
+    np.maximum.at(reached, chunks.owner[early], chunks.past[early] + known.prompt[chunks.owner[early]])
+    new += int((reached - known.cached)[reached >= 0].sum())
+    return int(chunks.tokens.sum()) - new
 
 
 def _single_gaps(events: _Events, producing: Mask) -> Progressions:
     """Gaps before the first tokens of spans and before tokens of completing chunks, each of weight 1."""
-    segment = events.segment[producing]
-    gap = events.first_ns[producing][1:] - events.last_ns[producing][:-1]
-    gap = gap[segment[1:] == segment[:-1]]
+    if producing.all():
+        owner, first, last = events.owner, events.first_ns, events.last_ns
+    else:
+        owner, first, last = (column[producing] for column in (events.owner, events.first_ns, events.last_ns))
+    gap = (first[1:] - last[:-1])[owner[1:] == owner[:-1]]
     return Progressions.of_values(gap, np.ones_like(gap))
 
 

@@ -108,7 +108,17 @@ def _explain(error: ValidationError, path: Path, text: str, changed: dict[tuple[
     return f"{where}: {name}{shown}: {message}{tail}"
 
 
-_KINDS = {"poisson", "gamma", "piecewise", "at-once", "closed-loop", "uniform", "lognormal", "histogram", "fixed"}
+_KINDS = {
+    "poisson",
+    "gamma",
+    "piecewise",
+    "at-once",
+    "closed-loop",
+    "uniform",
+    "lognormal",
+    "histogram",
+    "fixed",
+}
 
 
 def _without_kinds(keys: tuple[str, ...]) -> tuple[str, ...]:

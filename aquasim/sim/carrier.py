@@ -67,7 +67,12 @@ class PageCarrier:
     """
 
     def __init__(
-        self, server: Server, gpus: tuple[int, ...], donors: tuple[int, ...], layout: PageLayout, cost: StepCost
+        self,
+        server: Server,
+        gpus: tuple[int, ...],
+        donors: tuple[int, ...],
+        layout: PageLayout,
+        cost: StepCost,
     ) -> None:
         assert not donors or len(donors) == len(gpus)
         self._server = server

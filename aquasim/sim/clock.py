@@ -64,7 +64,7 @@ class Clock(Environment):
         while queue and events:
             events -= 1
             self._now, _, _, event = heappop(queue)
-            if type(event) is Call:
+            if isinstance(event, Call):
                 event.callback(event)
                 continue
             callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]

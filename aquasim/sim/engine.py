@@ -61,7 +61,17 @@ class Carrier(Protocol):
 class Live:
     """What only the executor knows of a request: how long its output will be, and when things happened."""
 
-    __slots__ = ("admitted", "arrival", "cached", "finish", "first_token", "joined", "output", "prompt", "todo")
+    __slots__ = (
+        "admitted",
+        "arrival",
+        "cached",
+        "finish",
+        "first_token",
+        "joined",
+        "output",
+        "prompt",
+        "todo",
+    )
 
     def __init__(self, arrival: int, prompt: int, output: int) -> None:
         self.arrival = arrival
@@ -126,9 +136,8 @@ class Engine:
         """When the next request is sure to arrive: a step need not be planned beyond the iteration under way then."""
         self._wake: Call | None = None
         self._blocked: list[Transfer] = []
-        self._landed: set[int] = set()
         self._moving: set[int] = set()
-        self._fused = scheduler.limits.max_repeat > 1
+        self._aborts: list[int] = []
         if carrier is not None:
             carrier.watch(self._disturb)
 
@@ -146,7 +155,10 @@ class Engine:
         """The client of a request gave up now."""
         if id in self.live:
             self._tell(Aborted(id))
-            self._gone(id, Outcome.ABORTED)
+            if self._step is None:
+                self._gone(id, Outcome.ABORTED)
+            else:
+                self._aborts.append(id)
 
     def resize_tier(self, tier: str, blocks: int) -> None:
         """A lease came, grew or is called back."""
@@ -181,15 +193,14 @@ class Engine:
         if self.log is not None:
             self.log.append((now, None))
         for command in self.scheduler.plan(now):
-            kind = type(command)
-            if kind is Step:
+            if isinstance(command, Step):
                 self._take(command)
-            elif kind is Transfer:
+            elif isinstance(command, Transfer):
                 self._blocked.append(command)
-                self._moving.add(command.transfer)  # type: ignore[union-attr]
+                self._moving.add(command.transfer)
                 self._start_transfers()
-            elif kind is Reject:
-                self._gone(command.request, Outcome.REJECTED, command.reason)  # type: ignore[union-attr]
+            elif isinstance(command, Reject):
+                self._gone(command.request, Outcome.REJECTED, command.reason)
         wake = self.scheduler.wake_at()
         if wake is not None and (self._wake is None or self._wake_time != wake):
             self._wake_time = wake
@@ -238,7 +249,7 @@ class Engine:
             if limit < n:
                 n = limit
         if self._carrier is not None and self._carrier.contended():
-            tokens = batch + sum([chunk.count for chunk in chunks])
+            tokens = batch + sum([chunk.tokens for chunk in chunks])
             a, b, n = self._carrier.stretch(a, batch, context, tokens), 0, 1
         end = now + n * a + b * (n * (n - 1) // 2)
         if n > 1 and self.next_arrival < end:
@@ -296,6 +307,7 @@ class Engine:
                 finish, id = heappop(ends)
                 request = live.get(id)
                 if request is not None and request.finish == finish:
+                    request.finish = -1
                     tables.span(id, request.joined, number)
                     finished.append(id)
         scheduler = self.scheduler
@@ -306,6 +318,8 @@ class Engine:
         scheduler.handle(now, done)
         for id in finished:
             self._gone(id, Outcome.FINISHED)
+        if self._aborts:
+            self._end_aborted(number)
         if not self._asked:
             if env.quiet():
                 self._decide()
@@ -325,11 +339,20 @@ class Engine:
                     finished.append(chunk.request)
         return finished
 
+    def _end_aborted(self, number: int) -> None:
+        """Account for the requests that were aborted while the step ran: the iteration under way was theirs too."""
+        for id in self._aborts:
+            request = self.live.get(id)
+            if request is None:
+                continue
+            if request.finish >= 0:
+                request.todo = request.finish - self._tick
+                self._tables.span(id, request.joined, number)
+            self._gone(id, Outcome.ABORTED)
+        self._aborts = []
+
     def _gone(self, id: int, outcome: Outcome, reason: str = "") -> None:
         request = self.live.pop(id)
-        if outcome is Outcome.ABORTED and request.finish >= 0:
-            request.todo = request.finish - self._tick
-            self._tables.span(id, request.joined, self._step.step if self._step is not None else -1)
         self._tables.request(id, request, self.env.ns, outcome, reason)
         if self._on_gone is not None:
             self._on_gone(id)

@@ -131,9 +131,7 @@ def simulate_system(
     carrier = _carrier(plan, system, server, cost) if limits.tiers else None
     tables = RunTables()
     source = Source(env, plan.workload, limits.block_size, limits.prefix_caching)
-    engine = Engine(
-        env, scheduler, cost, tables, carrier, on_gone=source.gone, record_events=record_events
-    )
+    engine = Engine(env, scheduler, cost, tables, carrier, on_gone=source.gone, record_events=record_events)
     source.start(engine)
     _advance(env, plan.workload, source, progress)
     assert not engine.live, f"requests never ended: {list(engine.live)[:5]}"
@@ -181,7 +179,9 @@ def _check_donors(plan: Plan) -> None:
     server = Server(Clock(), plan.topology, plan.profile)
     for gpu, donor in zip(plan.gpus, machine.donors, strict=True):
         if not server.connected(gpu, donor):
-            raise UserError(f"machine.donors: GPU {donor} has no peer link to GPU {gpu} on {plan.topology.name}")
+            raise UserError(
+                f"machine.donors: GPU {donor} has no peer link to GPU {gpu} on {plan.topology.name}"
+            )
 
 
 def _carrier(plan: Plan, system: SystemTable, server: Server, cost: StepCost) -> PageCarrier:
@@ -221,7 +221,12 @@ def _meta(
         "requests": len(plan.workload),
         "notes": list(plan.workload.notes),
         "links": {
-            p.name: {"bytes": p.carried, "capacity": p.capacity, "busy_s": p.busy, "share": p.carried / p.capacity / seconds}
+            p.name: {
+                "bytes": p.carried,
+                "capacity": p.capacity,
+                "busy_s": p.busy,
+                "share": p.carried / p.capacity / seconds,
+            }
             for p in ports.values()
         },
     }

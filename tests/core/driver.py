@@ -154,7 +154,7 @@ class Driver:
 
     def _check_budget(self, step: Step) -> None:
         limits = self.limits
-        used = step.batch + sum(chunk.count for chunk in step.chunks)
+        used = step.batch + sum(chunk.tokens for chunk in step.chunks)
         assert used > 0 and step.repeat >= 1
         if limits.prefill == "chunked":
             assert used <= limits.max_num_batched_tokens

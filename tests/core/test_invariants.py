@@ -19,7 +19,9 @@ def random_load(seed: int, blocks: int, tiers: bool) -> Load:
     jobs = []
     for _ in range(count):
         prefix = tuple(hash((rng.randint(0, 1), i)) for i in range(rng.randint(0, 3)))
-        prompt = rng.randint(max(1, 4 * len(prefix)), max(2, 4 * len(prefix), room // rng.choice([1, 2, 4, 8])))
+        prompt = rng.randint(
+            max(1, 4 * len(prefix)), max(2, 4 * len(prefix), room // rng.choice([1, 2, 4, 8]))
+        )
         jobs.append((rng.randint(0, 60), prompt, rng.randint(1, room // 2), rng.randint(0, 3), prefix))
     aborts = {rng.randint(0, 100): [rng.randrange(count)] for _ in range(rng.randint(0, 4))}
     resizes = {}

@@ -80,7 +80,9 @@ class Aqua(Cfs):
     def displaced(self, s: "Scheduler", newcomer: Request) -> Request | None:
         """Return the decoder with the smallest dirty share of its blocks; the most served of equals."""
         decoders = [r for r in s.running.values() if r.decoding]
-        return min(decoders, key=lambda r: (s.pager.dirty(r) * 1024 // len(r.blocks), -r.rank, r.id), default=None)
+        return min(
+            decoders, key=lambda r: (s.pager.dirty(r) * 1024 // len(r.blocks), -r.rank, r.id), default=None
+        )
 
     def victim(self, s: "Scheduler") -> Request:
         """Return the most served decoder."""

@@ -100,7 +100,8 @@ class Mlfq(Policy):
     def wake_at(self, s: "Scheduler") -> int | None:
         """Return when the next request starves."""
         out = [r.since for r in [*s.paged.values(), *s.waiting] if r.level]
-        return max(s.now + 1, min(out) + self.starvation) if out else None
+        due = min(out, default=s.now) + self.starvation
+        return due if out and due > s.now else None
 
     def victim(self, s: "Scheduler") -> Request:
         """Return the running request of greatest rank."""
