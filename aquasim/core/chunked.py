@@ -51,7 +51,12 @@ def repeats(s: "Scheduler") -> int:
     spare = s.pool.free - s.growth_reserve
     if spare < 0:
         return 1
-    return s.batch.room(spare, min(s.policy.horizon(s), s.limits.max_repeat))
+    limit = min(s.policy.horizon(s), s.limits.max_repeat)
+    if s.policy.ranked and (s.paged or s.waiting):  # the next decision holds as long as everyone has headroom
+        spare -= s.batch.count
+        if spare < 0:
+            return 1
+    return s.batch.room(spare, limit)
 
 
 def _one_last(s: "Scheduler") -> bool:

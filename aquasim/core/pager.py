@@ -54,6 +54,8 @@ class Pager:
         """HBM blocks that awaited page-outs will free."""
         self.arriving = 0
         """HBM blocks of awaited page-ins."""
+        self.arrivals = 0
+        """Requests of awaited page-ins."""
 
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold `tokens`."""
@@ -122,6 +124,7 @@ class Pager:
         if self.overlap:
             request.state = State.ARRIVING
             self.arriving += count
+            self.arrivals += 1
 
     # --- commands and completions --------------------------------------------------------------------------
 
@@ -170,6 +173,7 @@ class Pager:
                 self.leaving -= len(flight.blocks)
         elif self.overlap:
             self.arriving -= sum([len(request.blocks) for request in flight.requests])
+            self.arrivals -= len(flight.requests)
         if flight.transfer.kind == "in" and not self._keep:
             for request in flight.requests:
                 self.drop_copy(request)

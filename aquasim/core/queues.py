@@ -27,7 +27,7 @@ class Queue(Protocol):
         """Take the request that `peek` showed."""
         ...
 
-    def discard(self, request: Request) -> None:
+    def remove(self, request: Request) -> None:
         """Take a request out, wherever it is."""
         ...
 
@@ -42,8 +42,7 @@ class Fifo(deque[Request]):
     push = deque.append
     push_front = deque.appendleft
     take = deque.popleft
-    discard = deque.remove
-
+    
     def peek(self) -> Request | None:
         """Return the oldest request."""
         return self[0] if self else None
@@ -72,7 +71,7 @@ class Ranked:
         """Take the request of least key."""
         return heapq.heappop(self._items)[3]
 
-    def discard(self, request: Request) -> None:
+    def remove(self, request: Request) -> None:
         """Take a request out."""
         self._items = [item for item in self._items if item[3] is not request]
         heapq.heapify(self._items)

@@ -75,6 +75,8 @@ class Scheduler:
         self._steps = 0
         self._extra: list[Command] = []
         self._aborts: list[int] = []
+        self._newcomers: list[Request] = []
+        """Arrived since the last step was planned; they queue when the next one is."""
         self._build = chunked.build if limits.prefill == "chunked" else prompts.build
         self._whole = policy.sliced or limits.prefill == "prompt-only"
         self._caching = limits.prefix_caching
@@ -96,8 +98,7 @@ class Scheduler:
             return
         request = Request(id, self.now, prompt, max_tokens, priority, prefix, output)
         self.requests[id] = request
-        self.policy.admit(request, self)
-        self.waiting.push(request)
+        self._newcomers.append(request)
 
     def _refusal(self, prompt: int, max_tokens: int) -> str:
         longest = self.limits.max_model_len
@@ -159,7 +160,8 @@ class Scheduler:
             self.batch.leave(request, finished=True)
         state = request.state
         if state is State.WAITING:
-            self.waiting.discard(request)
+            queue = self._newcomers if request in self._newcomers else self.waiting
+            queue.remove(request)
         elif state is State.RUNNING:
             del self.running[id]
             self.prefilling.pop(id, None)
@@ -218,6 +220,11 @@ class Scheduler:
         return commands
 
     def _plan_step(self, commands: list[Command]) -> Step | None:
+        if self._newcomers:
+            for request in self._newcomers:
+                self.policy.admit(request, self)
+                self.waiting.push(request)
+            self._newcomers = []
         chunks, decode, repeat = self._build(self)
         commands += self.pager.commands() if self.pager.tiers else ()
         if self._extra:
@@ -244,6 +251,11 @@ class Scheduler:
     def restless(self) -> bool:
         """Whether `plan` may have something to say while a step is out."""
         return bool(self._extra or self.inbound or self.pager.tiers)
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait to start."""
+        return len(self.waiting) + len(self._newcomers)
 
     def wake_at(self) -> int | None:
         """When `plan` wants to be asked although nothing happens (ns), or None."""
@@ -422,8 +434,8 @@ class Scheduler:
         for request in live:
             assert (request.id in self.running) == (request.state is State.RUNNING), request
             assert (request.id in self.paged) == (request.state is State.PAGED), request
-        assert {r.id for r in self.waiting} == {r.id for r in live if r.state is State.WAITING}
-        assert len(self.waiting) == sum(r.state is State.WAITING for r in live)
+        queued = [*self.waiting, *self._newcomers]
+        assert sorted(r.id for r in queued) == sorted(r.id for r in live if r.state is State.WAITING)
 
 
 _HANDLERS: dict[type[Any], Callable[[Scheduler, Any], None]] = {

@@ -19,7 +19,7 @@ def select(s: "Scheduler") -> None:
         s.policy.refresh(s)
         if s.paged or s.waiting:
             _decide(s)
-    elif s.slice_left <= 0 or not (s.batch.count or s.parked or s.prefilling):
+    elif s.slice_left <= 0 or not (s.batch.count or s.prefilling or s.pager.arrivals):
         if s.paged or s.batch.count > s.pool.free:
             _decide(s)
         else:
@@ -78,17 +78,18 @@ def _contenders(s: "Scheduler") -> list[Request]:
 def _budget(s: "Scheduler") -> int:
     """Blocks that the chosen may hold: all but those of requests that stay whatever is decided."""
     fixed = sum([len(r.blocks) for r in s.running.values() if not r.decoding])
-    return s.pool.capacity - fixed - s.pager.arriving
+    return s.pool.capacity - fixed - s.pager.arriving - s.pager.arrivals
 
 
 def _choose(s: "Scheduler", contenders: list[Request], budget: int) -> list[Request]:
     chosen: list[Request] = []
     backfill = s.policy.backfill
+    alone = budget == s.pool.capacity  # whoever has all the memory needs no headroom
     seats = s.limits.max_num_batched_tokens if s.limits.prefill == "chunked" else len(contenders)
     for request in contenders:
         blocks = request.blocks
         need = (len(blocks) if blocks else s.return_cost(request)) + 1
-        if need > budget and (chosen or need > budget + 1):
+        if need > budget and (chosen or not alone or need > budget + 1):
             if backfill:
                 continue
             break

