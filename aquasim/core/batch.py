@@ -56,13 +56,25 @@ class DecodeBatch:
         """Decoders that need a new block in the next iteration."""
         return self.due[self.tick % self._size]
 
-    def grow(self, pool: BlockPool, first: int, count: int) -> None:
-        """Give the blocks due in iterations `first` to `first + count - 1` after the current tick."""
-        size, due, take = self._size, self.due, pool.take_one
-        start = self.tick + first
-        for tick in range(start, start + count):
-            for request in due[tick % size]:
+    def grow_now(self, pool: BlockPool) -> None:
+        """Give the blocks due in the next iteration."""
+        due = self.due[self.tick % self._size]
+        if due:
+            take = pool.take_one
+            for request in due:
                 request.blocks.append(take())
+
+    def grow(self, pool: BlockPool, count: int) -> None:
+        """Give the blocks due in the `count` iterations after the next one."""
+        due, take, size = self.due, pool.take_one, self._size
+        start = (self.tick + 1) % size
+        while count > 0:
+            buckets = due[start : start + count]
+            for bucket in buckets:
+                for request in bucket:
+                    request.blocks.append(take())
+            count -= len(buckets)
+            start = 0
 
     def advance(self, iterations: int) -> None:
         """Every decoder computed `iterations` tokens."""
@@ -71,11 +83,11 @@ class DecodeBatch:
 
     def room(self, free: int, limit: int) -> int:
         """Most iterations, at most `limit`, whose growth fits in `free` blocks; the first is already paid."""
-        size = self._size
-        laps, left = divmod(free, self.count) if self.count else (limit, 0)
-        iterations = laps * size
-        if iterations >= limit:
+        size, count = self._size, self.count
+        if count == 0 or free // count * size >= limit:
             return limit
+        laps, left = divmod(free, count)
+        iterations = laps * size
         for tick in range(self.tick + 1, self.tick + 1 + size):
             left -= len(self.due[tick % size])
             if left < 0:
@@ -83,11 +95,3 @@ class DecodeBatch:
             iterations += 1
         return min(iterations + 1, limit)
 
-    def drain_changes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Who joined and who left since the last step, and start anew."""
-        joined, left = tuple(self.joined), tuple(self.left)
-        if joined:
-            self.joined = {}
-        if left:
-            self.left = []
-        return joined, left

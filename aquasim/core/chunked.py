@@ -24,10 +24,6 @@ def build(s: "Scheduler") -> tuple[Chunks, bool, int]:
         s.unpark()
     limits, batch = s.limits, s.batch
     budget = limits.max_num_batched_tokens
-    if not (s.prefilling or s.waiting or s.paged or s.parked) and 0 < batch.count <= budget:
-        if len(batch.growing()) <= s.pool.free:  # nothing to decide
-            batch.grow(s.pool, 0, 1)
-            return [], True, repeats(s)
     threshold = limits.long_prefill_token_threshold or limits.max_model_len
     if len(s.running) + len(s.waiting) <= 1:  # nobody to be fair to
         threshold = limits.max_model_len
@@ -51,7 +47,9 @@ def repeats(s: "Scheduler") -> int:
     spare = s.pool.free - s.growth_reserve
     if spare < 0:
         return 1
-    limit = min(s.policy.horizon(s), s.limits.max_repeat)
+    limit = s.limits.max_repeat
+    if s.policy.sliced:
+        limit = min(limit, s.policy.horizon(s))
     if s.policy.ranked and (s.paged or s.waiting):  # the next decision holds as long as everyone has headroom
         spare -= s.batch.count
         if spare < 0:
@@ -75,13 +73,13 @@ def _run_together(s: "Scheduler", budget: int, threshold: int) -> tuple[Chunks, 
             need += max(0, s.blocks_for(request.computed + count) - len(request.blocks))
     preempted = False
     if need > s.pool.free:
-        if not s.policy.preempts_last:
-            return _run_in_order(s, budget, threshold)
+        if not s.policy.preempts_last or (chunks and s.limits.prefix_caching):
+            return _run_in_order(s, budget, threshold)  # who grows first decides which cached block goes
         chunks, preempted = make_room(s, chunks)
     for request, count in chunks:
         s.chunk(request, count)
     if s.batch.count:
-        s.batch.grow(s.pool, 0, 1)
+        s.batch.grow_now(s.pool)
     return chunks, preempted
 
 

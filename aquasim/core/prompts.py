@@ -33,7 +33,7 @@ def build(s: "Scheduler") -> tuple[Chunks, bool, int]:
     if len(s.batch.growing()) + _spare(s) > s.pool.free:
         preempted = _shrink(s)
     if s.batch.count:
-        s.batch.grow(s.pool, 0, 1)
+        s.batch.grow_now(s.pool)
     alone = not (preempted or s.parked)
     return [], s.batch.count > 0, repeats(s) if alone and s.batch.count else 1
 

@@ -26,6 +26,9 @@ from aquasim.core.policies.base import Policy
 from aquasim.core.request import Request, State
 
 
+_new = tuple.__new__  # builds a named tuple without the Python-level call of its constructor
+
+
 class Scheduler:
     """Decides for one engine which requests run, which wait and which are paged, one step at a time.
 
@@ -70,12 +73,17 @@ class Scheduler:
         self.reserved = 0
         """Free blocks promised to the growth of the step that is out."""
         self.preempted: list[int] = []
+        self.again = False
+        """The last decision preempted and scheduled nothing: ask once more."""
+        self._plain = not policy.sliced and limits.prefill == "chunked"
+        self.tiered = bool(tiers)
+        """Whether there is anywhere to page to."""
         self.step: Step | None = None
         self._chunks: list[tuple[Request, int]] = []
         self._steps = 0
         self._extra: list[Command] = []
         self._aborts: list[int] = []
-        self._newcomers: list[Request] = []
+        self.newcomers: list[Request] = []
         """Arrived since the last step was planned; they queue when the next one is."""
         self._build = chunked.build if limits.prefill == "chunked" else prompts.build
         self._whole = policy.sliced or limits.prefill == "prompt-only"
@@ -85,7 +93,6 @@ class Scheduler:
 
     def handle(self, now: int, event: Event) -> None:
         """Record one event at time `now` (ns, never decreasing)."""
-        assert now >= self.now, (now, self.now)
         self.now = now
         _HANDLERS[type(event)](self, event)
 
@@ -98,7 +105,7 @@ class Scheduler:
             return
         request = Request(id, self.now, prompt, max_tokens, priority, prefix, output)
         self.requests[id] = request
-        self._newcomers.append(request)
+        self.newcomers.append(request)
 
     def _refusal(self, prompt: int, max_tokens: int) -> str:
         longest = self.limits.max_model_len
@@ -111,22 +118,20 @@ class Scheduler:
         return ""
 
     def _step_done(self, event: StepDone) -> None:
-        step = self.step
-        assert step is not None and step.step == event.step, "no such step is out"
-        assert 1 <= event.iterations <= step.repeat
+        step, iterations, finished = self.step, event.iterations, event.finished
+        assert step is not None and step.step == event.step, "no such step is out"  # noqa: PT018
+        assert 1 <= iterations <= step.repeat
         self.step = None
-        batch = self.batch
         if step.batch:
-            if event.iterations > 1:
-                batch.grow(self.pool, 1, event.iterations - 1)
-            batch.advance(event.iterations)
+            if iterations > 1:
+                self.batch.grow(self.pool, iterations - 1)
+            self.batch.advance(iterations)
             if self.policy.sliced:
-                self._pass_time(event.iterations)
+                self._pass_time(iterations)
         if self._chunks:
-            self._chunks_done(event.finished)
-        for id in event.finished:
-            request = self.requests[id]
-            self.retire(request)
+            self._chunks_done(finished)
+        for id in finished:
+            self.retire(self.requests[id])
         if self._aborts:
             aborts, self._aborts = self._aborts, []
             for id in aborts:
@@ -159,14 +164,15 @@ class Scheduler:
         if request.decoding:
             self.batch.leave(request, finished=True)
         state = request.state
-        if state is State.WAITING:
-            queue = self._newcomers if request in self._newcomers else self.waiting
-            queue.remove(request)
-        elif state is State.RUNNING:
+        if state is State.RUNNING:
             del self.running[id]
-            self.prefilling.pop(id, None)
+            if not request.prefilled:
+                self.prefilling.pop(id, None)
             if self.parked and request in self.parked:
                 self.parked.remove(request)
+        elif state is State.WAITING:
+            queue = self.newcomers if request in self.newcomers else self.waiting
+            queue.remove(request)
         else:
             self.paged.pop(id, None)
             if request in self.inbound:
@@ -197,69 +203,119 @@ class Scheduler:
 
     def _tier_resized(self, event: TierResized) -> None:
         self.pager.resize(event.tier, event.blocks)
+        self.tiered = True
 
     # --- decisions -----------------------------------------------------------------------------------------
 
     def plan(self, now: int) -> list[Command]:
         """Decide what is to be done now. Call once per instant, after every event of that instant."""
         self.now = now
+        if self.step is not None:
+            return self._plan_transfers() if self.restless else []
         commands: list[Command] = []
         if self._extra:
-            commands, self._extra = self._extra, []
-        if self.pager.tiers:
+            self._flush(commands)
+        if self.tiered:
             self._evacuate(commands)
-        if self.step is None:
-            self.reserved = 0
-            self.step = self._plan_step(commands)
-            if self.step is not None:
-                self.reserved = self.pool.free
-                commands.append(self.step)
-        elif self.inbound:
+        if self.newcomers:
+            self._queue_newcomers()
+        elif self._plain and not (self.prefilling or self.waiting or self.parked or self.paged or self.preempted):
+            calm = self._plan_calm()
+            if calm is not None:
+                return commands + calm if commands else calm
+        self.reserved, before = 0, len(self.preempted)
+        chunks, decode, repeat = self._build(self)
+        if self.tiered:
+            commands += self.pager.commands()
+        if self._extra:
+            self._flush(commands)
+        if decode or chunks:
+            self.step = step = self._make_step(chunks, decode, repeat)
+            commands.append(step)
+        self.again = self.step is None and len(self.preempted) > before
+        return commands
+
+    def _plan_calm(self) -> list[Command] | None:
+        """Decide where nobody waits or prefills and nothing is paged: the batch goes on, if its growth fits."""
+        batch, pool = self.batch, self.pool
+        count = batch.count
+        if not 0 < count <= self.limits.max_num_batched_tokens or len(batch.growing()) > pool.free:
+            return None
+        batch.grow_now(pool)
+        joined: tuple[int, ...] = ()
+        left: tuple[int, ...] = ()
+        if batch.joined:
+            joined = tuple(batch.joined)
+            batch.joined.clear()
+        if batch.left:
+            left, batch.left = tuple(batch.left), []
+        number = self._steps
+        self._steps = number + 1
+        repeat = batch.room(pool.free, self.limits.max_repeat)
+        self.step = step = _new(Step, (number, count, batch.context, repeat, joined, left, (), (), ()))
+        return [step]
+
+    def _make_step(self, chunks: list[tuple[Request, int]], decode: bool, repeat: int) -> Step:
+        """Put a decision in one step, as a difference to the one before."""
+        batch = self.batch
+        joined: tuple[int, ...] = ()
+        left: tuple[int, ...] = ()
+        preempted: tuple[int, ...] = ()
+        listed: tuple[Chunk, ...] = ()
+        after: tuple[int, ...] = ()
+        if batch.joined:
+            joined = tuple(batch.joined)
+            batch.joined.clear()
+        if batch.left:
+            left, batch.left = tuple(batch.left), []
+        if self.preempted:
+            preempted, self.preempted = tuple(self.preempted), []
+        if chunks:
+            listed = tuple(
+                [_new(Chunk, (r.id, r.computed, n, r.computed + n == r.total)) for r, n in chunks]
+            )
+        if self.tiered:
+            after = self.pager.pending()
+            self.reserved = self.pool.free
+        self._chunks = chunks
+        number = self._steps
+        self._steps = number + 1
+        count, context = (batch.count, batch.context) if decode else (0, 0)
+        return _new(Step, (number, count, context, repeat, joined, left, listed, after, preempted))
+
+    def _plan_transfers(self) -> list[Command]:
+        """While a step is out: rejections, migrations, and page-ins into blocks that came free since."""
+        commands: list[Command] = []
+        self._flush(commands)
+        if self.tiered:
+            self._evacuate(commands)
+        if self.inbound:
             slices.bring(self)
             commands += self.pager.commands()
         return commands
 
-    def _plan_step(self, commands: list[Command]) -> Step | None:
-        if self._newcomers:
-            for request in self._newcomers:
-                self.policy.admit(request, self)
-                self.waiting.push(request)
-            self._newcomers = []
-        chunks, decode, repeat = self._build(self)
-        commands += self.pager.commands() if self.pager.tiers else ()
-        if self._extra:
-            commands += self._extra
-            self._extra = []
-        batch = self.batch
-        if not decode and not chunks:
-            return None
-        count, context = (batch.count, batch.context) if decode else (0, 0)
-        joined, left = batch.drain_changes()
-        number = self._steps
-        self._steps += 1
-        self._chunks = chunks
-        listed = (
-            tuple([Chunk(r.id, r.computed, count, r.computed + count == r.total) for r, count in chunks])
-            if chunks
-            else ()
-        )
-        after = self.pager.pending() if self.pager.tiers else ()
-        preempted, self.preempted = tuple(self.preempted), []
-        return Step(number, count, context, repeat, joined, left, listed, after, preempted)
+    def _flush(self, commands: list[Command]) -> None:
+        commands += self._extra
+        self._extra = []
+
+    def _queue_newcomers(self) -> None:
+        """Let the arrived queue, ranked by the state at this iteration boundary."""
+        for request in self.newcomers:
+            self.policy.admit(request, self)
+            self.waiting.push(request)
+        self.newcomers = []
 
     @property
     def restless(self) -> bool:
         """Whether `plan` may have something to say while a step is out."""
-        return bool(self._extra or self.inbound or self.pager.tiers)
-
-    @property
-    def queued(self) -> int:
-        """Requests that wait to start."""
-        return len(self.waiting) + len(self._newcomers)
+        return bool(self._extra or self.inbound or self.tiered)
 
     def wake_at(self) -> int | None:
-        """When `plan` wants to be asked although nothing happens (ns), or None."""
-        return self.policy.wake_at(self)
+        """When `plan` wants to be asked although nothing happens (ns), or None.
+
+        At once where a decision only preempted: vLLM's next call goes on with those that stayed.
+        """
+        return self.now if self.again else self.policy.wake_at(self)
 
     def _evacuate(self, commands: list[Command]) -> None:
         migrations, lost, small = self.pager.evacuate()
@@ -434,7 +490,7 @@ class Scheduler:
         for request in live:
             assert (request.id in self.running) == (request.state is State.RUNNING), request
             assert (request.id in self.paged) == (request.state is State.PAGED), request
-        queued = [*self.waiting, *self._newcomers]
+        queued = [*self.waiting, *self.newcomers]
         assert sorted(r.id for r in queued) == sorted(r.id for r in live if r.state is State.WAITING)
 
 

@@ -63,6 +63,10 @@ class DecodeAttention:
         return ceil(self.model.layers * seconds * 1e9)
 
 
+KEPT = 1 << 16
+"""Prices of chunks to keep."""
+
+
 class PrefillAttention:
     """Attention of one layer over new tokens, on one of `tp` GPUs.
 
@@ -84,6 +88,7 @@ class PrefillAttention:
         self.last_row, self.last_reach = len(rows) - 1, len(reaches) - 1
         self.tile, self.window = profile.tile, model.sliding_window
         self.flop_ns = 4e9 * model.head_dim * self.heads / (profile.peak_flops * profile.prefill_share[dim])
+        self._known: dict[tuple[int, int], float] = {}
         self.launch_ns: float = self.factor * 2.0 ** self.table[0][0]
 
     def ns(self, chunks: Sequence[Chunk]) -> float:
@@ -106,7 +111,15 @@ class PrefillAttention:
         return max(self.factor * total / rows, self.flop_ns * work, self._one(*largest))
 
     def _one(self, new: int, cached: int) -> float:
-        """Return ns of one layer for one chunk."""
+        """Return ns of one layer for one chunk; kept, since loads repeat themselves."""
+        known = self._known.get((new, cached))
+        if known is None:
+            if len(self._known) >= KEPT:
+                self._known.clear()
+            known = self._known[new, cached] = self._price(new, cached)
+        return known
+
+    def _price(self, new: int, cached: int) -> float:
         reach = self.reach(new, cached) if self.window else cached + new / 2
         row = log2(self.heads * (new if new > self.tile else self.tile)) - self.first_row
         return max(self.factor * self._at(row, log2(reach) - self.first_reach), self.flop_ns * new * reach)

@@ -99,7 +99,7 @@ class RunTables:
                 prefill,
                 len(chunks),
                 s.pool.free,
-                s.queued,
+                len(s.waiting) + len(s.newcomers),
                 len(s.paged),
             )
         )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from itertools import repeat
 from typing import Any
 
 from simpy import Environment
@@ -61,10 +62,11 @@ class Clock(Environment):
     def play(self, events: int = -1) -> bool:
         """Let up to `events` events happen (-1: all there are and will be). False when none is left."""
         queue = self._queue
-        while queue and events:
-            events -= 1
+        for _ in repeat(None) if events < 0 else repeat(None, events):
+            if not queue:
+                break
             self._now, _, _, event = heappop(queue)
-            if isinstance(event, Call):
+            if type(event) is Call:  # type: ignore[comparison-overlap]
                 event.callback(event)
                 continue
             callbacks, event.callbacks = event.callbacks, None  # type: ignore[assignment]

@@ -18,12 +18,14 @@ from aquasim.core import (
     Transfer,
     TransferDone,
 )
+from aquasim.core.policies.base import Policy
 from aquasim.core.replay import Record
 from aquasim.records.tables import Outcome, RunTables
 from aquasim.sim.clock import Call, Clock
 
 
 NEVER = 1 << 62
+_new = tuple.__new__  # builds a named tuple without the Python-level call of its constructor
 
 
 class Cost(Protocol):
@@ -136,6 +138,7 @@ class Engine:
         """Something landed while the step waited for its transfers: it lasts one iteration."""
         self.next_arrival = NEVER
         """When the next request is sure to arrive: a step need not be planned beyond the iteration under way then."""
+        self._wakes = type(scheduler.policy).wake_at is not Policy.wake_at
         self._wake: Call | None = None
         self._blocked: list[Transfer] = []
         self._moving: set[int] = set()
@@ -205,7 +208,7 @@ class Engine:
                 self._start_transfers()
             elif isinstance(command, Reject):
                 self._gone(command.request, Outcome.REJECTED, command.reason)
-        wake = self.scheduler.wake_at()
+        wake = self.scheduler.wake_at() if self._wakes or self.scheduler.again else None
         if wake is not None and (self._wake is None or self._wake_time != wake):
             self._wake_time = wake
             self._wake = self.env.at(max(wake, now), self._woken)
@@ -319,7 +322,7 @@ class Engine:
                     finished.append(id)
         scheduler = self.scheduler
         tables.step(step, self._start, self._a, self._b, n, scheduler)
-        done = StepDone(number, n, tuple(finished))
+        done = _new(StepDone, (number, n, tuple(finished)))
         if self.log is not None:
             self.log.append((now, done))
         scheduler.handle(now, done)

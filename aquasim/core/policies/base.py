@@ -64,7 +64,7 @@ class Policy:
         return None
 
     def horizon(self, s: "Scheduler") -> int:
-        """Most decode iterations before this policy wants to decide again."""
+        """Most decode iterations before a sliced policy wants to decide again."""
         return FOREVER
 
     def wake_at(self, s: "Scheduler") -> int | None:

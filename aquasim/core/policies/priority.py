@@ -24,4 +24,4 @@ class Priority(Policy):
 
     def victim(self, s: "Scheduler") -> Request:
         """Return the running request of greatest priority value, the latest of them."""
-        return max(s.running.values(), key=lambda request: (request.priority, request.arrival))
+        return max(s.running.values(), key=lambda r: (r.priority, r.arrival, r.id))
