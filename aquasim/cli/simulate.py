@@ -72,12 +72,11 @@ def simulate(
     plan = Plan.of(scenario)
     for note in plan.workload.notes:
         print(f"note: {note}", file=sys.stderr)
-    slo = scenario.slo.model_dump(exclude_none=True) if scenario.slo else None
     results = {}
     with Bar(systems) as bar:
         for system in systems:
             run = simulate_system(plan, system, record_events=events, progress=bar.progress(system))
-            results[system] = run.summary(slo)
+            results[system] = run.summary()
             if out is not None:
                 from aquasim.records.store import save
 

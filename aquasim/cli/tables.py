@@ -36,12 +36,12 @@ COLUMNS = (
     Column("TTFT\np50 s", _key("ttft_p50"), -1),
     Column("TTFT\np99 s", _key("ttft_p99"), -1),
     Column("TPOT\np50 ms", _milli("tpot_p50"), -1, 1),
-    Column("ITL\np99 ms", _milli("itl_p99"), -1, 1),
-    Column("RCT\np50 s", _key("rct_p50"), -1),
-    Column("RCT\np99 s", _key("rct_p99"), -1),
-    Column("tok/s", _key("throughput_tok_s"), 1, 0),
+    Column("ITL\np99 ms", _milli("itl_p99"), -1, 0),
+    Column("RCT\np50 s", _key("rct_p50"), -1, 1),
+    Column("RCT\np99 s", _key("rct_p99"), -1, 1),
+    Column("\ntok/s", _key("throughput_tok_s"), 1, 0),
     Column("pre-\nempt", _key("preemptions"), 0, 0),
-    Column("paged\nGB", _paged, 0, 1),
+    Column("paged\nGB", _paged, 0, 0),
 )
 
 
@@ -49,8 +49,8 @@ def print_comparison(scenario: Scenario, results: dict[str, dict[str, Any]]) -> 
     """Print one row per system; the best value of each column is bold and starred."""
     console = Console()
     console.print(f"[bold]{_plain(scenario.question)}[/bold]", highlight=False)
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("system", no_wrap=True)
+    table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False, header_style="dim")
+    table.add_column("\nsystem", no_wrap=True)
     for column in COLUMNS:
         table.add_column(column.title, justify="right", no_wrap=True)
     best = [_best(column, results) for column in COLUMNS]
@@ -63,7 +63,8 @@ def print_comparison(scenario: Scenario, results: dict[str, dict[str, Any]]) -> 
 
 def _best(column: Column, results: dict[str, dict[str, Any]]) -> float | None:
     values = [v for summary in results.values() if (v := column.pick(summary)) is not None]
-    if not values or not column.better or len(results) < 2:
+    shown = {f"{value:.{column.digits}f}" for value in values}
+    if not column.better or len(shown) < 2:
         return None
     return min(values) if column.better < 0 else max(values)
 
@@ -73,7 +74,8 @@ def _cell(column: Column, summary: dict[str, Any], best: float | None) -> str:
     if value is None:
         return "-"
     text = f"{value:,.{column.digits}f}"
-    return f"[bold green]*{text}[/bold green]" if value == best else text
+    is_best = best is not None and text == f"{best:,.{column.digits}f}"
+    return f"[bold green]*{text}[/bold green]" if is_best else text
 
 
 def _print_remarks(console: Console, scenario: Scenario, results: dict[str, dict[str, Any]]) -> None:
@@ -84,12 +86,16 @@ def _print_remarks(console: Console, scenario: Scenario, results: dict[str, dict
         if lost:
             console.print(f"{_plain(name)}: {lost} requests rejected", style="yellow", highlight=False)
         if base and base is not summary and summary["ttft_p99"] and base["ttft_p99"] and summary["rct_p50"]:
-            console.print(
-                f"[dim]{_plain(name)} against {_plain(baseline)}: TTFT p99 {base['ttft_p99'] / summary['ttft_p99']:.1f}x"
-                f" lower, RCT p50 {summary['rct_p50'] / base['rct_p50']:.2f}x,"
-                f" tok/s {summary['throughput_tok_s'] / base['throughput_tok_s']:.2f}x[/dim]",
-                highlight=False,
-            )
+            console.print(f"[dim]{_plain(_against(name, summary, baseline, base))}[/dim]", highlight=False)
+
+
+def _against(name: str, summary: dict[str, Any], baseline: str, base: dict[str, Any]) -> str:
+    """Say in a line how a system compares with the baseline; ratios are the system's over the baseline's."""
+    ratios = [
+        f"{title} {summary[key] / base[key]:.2g}x"
+        for title, key in (("TTFT p99", "ttft_p99"), ("RCT p50", "rct_p50"), ("RCT p99", "rct_p99"))
+    ]
+    return f"{name} / {baseline}: {', '.join(ratios)}"
 
 
 def print_summary(scenario: Scenario, system: str, summary: dict[str, Any]) -> None:

@@ -94,4 +94,3 @@ class DecodeBatch:
                 break
             iterations += 1
         return min(iterations + 1, limit)
-

@@ -42,7 +42,7 @@ class Fifo(deque[Request]):
     push = deque.append
     push_front = deque.appendleft
     take = deque.popleft
-    
+
     def peek(self) -> Request | None:
         """Return the oldest request."""
         return self[0] if self else None

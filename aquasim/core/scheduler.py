@@ -25,7 +25,6 @@ from aquasim.core.pager import Pager
 from aquasim.core.policies.base import Policy
 from aquasim.core.request import Request, State
 
-
 _new = tuple.__new__  # builds a named tuple without the Python-level call of its constructor
 
 
@@ -219,7 +218,9 @@ class Scheduler:
             self._evacuate(commands)
         if self.newcomers:
             self._queue_newcomers()
-        elif self._plain and not (self.prefilling or self.waiting or self.parked or self.paged or self.preempted):
+        elif self._plain and not (
+            self.prefilling or self.waiting or self.parked or self.paged or self.preempted
+        ):
             calm = self._plan_calm()
             if calm is not None:
                 return commands + calm if commands else calm
@@ -271,9 +272,7 @@ class Scheduler:
         if self.preempted:
             preempted, self.preempted = tuple(self.preempted), []
         if chunks:
-            listed = tuple(
-                [_new(Chunk, (r.id, r.computed, n, r.computed + n == r.total)) for r, n in chunks]
-            )
+            listed = tuple([_new(Chunk, (r.id, r.computed, n, r.computed + n == r.total)) for r, n in chunks])
         if self.tiered:
             after = self.pager.pending()
             self.reserved = self.pool.free

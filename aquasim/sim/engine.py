@@ -23,7 +23,6 @@ from aquasim.core.replay import Record
 from aquasim.records.tables import Outcome, RunTables
 from aquasim.sim.clock import Call, Clock
 
-
 NEVER = 1 << 62
 _new = tuple.__new__  # builds a named tuple without the Python-level call of its constructor
 

@@ -112,11 +112,13 @@ def simulate_system(
     progress: Progress | None = None,
 ) -> Run:
     """Run one system of a scenario to the end of its workload."""
+    if name not in plan.scenario.systems:
+        raise UserError(f"unknown system {name!r}; the scenario has: {', '.join(plan.scenario.systems)}")
     system = plan.scenario.systems[name]
     env = Clock()
     server = Server(env, plan.topology, plan.profile)
     policy = _policy(name, system)
-    limits = _limits(plan, system, fused)
+    limits = make_limits(plan, system, fused)
     scheduler = Scheduler(limits, policy)
     engine_table = plan.scenario.engine
     cost = StepCost(
@@ -147,7 +149,8 @@ def _policy(name: str, system: SystemTable) -> Policy:
         raise UserError(f"systems.{name}: {error}") from None
 
 
-def _limits(plan: Plan, system: SystemTable, fused: bool) -> Limits:
+def make_limits(plan: Plan, system: SystemTable, fused: bool = True) -> Limits:
+    """Return the limits of one system's engine: memory in blocks, tiers in blocks per rank."""
     engine, machine = plan.scenario.engine, plan.scenario.machine
     tiers = []
     for tier in system.tiers:
@@ -220,6 +223,7 @@ def _meta(
         "workload": plan.workload.name,
         "requests": len(plan.workload),
         "notes": list(plan.workload.notes),
+        "slo": plan.scenario.slo.model_dump(exclude_none=True) if plan.scenario.slo else None,
         "links": {
             p.name: {
                 "bytes": p.carried,

@@ -3,9 +3,9 @@
 import random
 
 import pytest
+from driver import Driver, Load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from driver import Driver, Load
 
 from aquasim.core import POLICIES, Limits, Step, make_policy, replay
 

@@ -1,0 +1,30 @@
+"""The Python interface: scenarios in, runs out."""
+
+from collections.abc import Iterable
+from os import PathLike, fspath
+
+from aquasim.records.run import Run
+from aquasim.scenario import Scenario, load_scenario
+from aquasim.sim.simulate import Plan, simulate_system
+
+
+def simulate(
+    scenario: str | PathLike[str] | Scenario, system: str | None = None, *, changes: Iterable[str] = ()
+) -> Run:
+    """Simulate one system of a scenario.
+
+    Args:
+        scenario: a shipped scenario's name, a TOML file, or a `Scenario`.
+        system: which of its systems; its baseline, else its first one, if left out.
+        changes: "path.to.key=value" each, as `--set` on the command line.
+
+    Returns:
+        The run: `summary()`, and DataFrames `requests`, `steps`, `spans`, `chunks`, `transfers`, ...
+
+    Raises:
+        UserError: (a ValueError) one line that names what is wrong and what is valid.
+    """
+    if not isinstance(scenario, Scenario):
+        scenario = load_scenario(fspath(scenario), changes)
+    chosen = system or scenario.baseline or next(iter(scenario.systems))
+    return simulate_system(Plan.of(scenario), chosen)
