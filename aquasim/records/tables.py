@@ -1,7 +1,7 @@
-"""Tables under construction: rows are appended to flat integer buffers, columns are made at the end."""
+"""Tables under construction: rows are packed into flat buffers of 64-bit integers, columns are made at the end."""
 
-from array import array
 from enum import IntEnum
+from struct import Struct
 from typing import TYPE_CHECKING, Protocol
 
 from aquasim.core.events import Chunk, Step, Transfer
@@ -66,6 +66,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 
 KINDS = ("out", "in", "migrate")
 
+_PACK = {name: Struct(f"{len(columns)}q").pack for name, columns in COLUMNS.items()}
+_STEP, _SPAN, _CHUNK, _REQUEST = (_PACK[name] for name in ("steps", "spans", "chunks", "requests"))
+
 
 class RunTables:
     """The records of one engine's run.
@@ -75,7 +78,7 @@ class RunTables:
     """
 
     def __init__(self) -> None:
-        self.rows: dict[str, array[int]] = {name: array("q") for name in COLUMNS}
+        self.rows: dict[str, bytearray] = {name: bytearray() for name in COLUMNS}
         self.reasons: dict[int, str] = {}
         self.tiers: list[str] = []
         self._steps = self.rows["steps"].extend
@@ -85,53 +88,31 @@ class RunTables:
 
     def step(self, step: Step, start: int, a: int, b: int, iterations: int, s: "Scheduler") -> None:
         """A step ended after `iterations`."""
-        chunks = step.chunks
+        number, batch, context, _, _, _, chunks, _, _ = step
         prefill = sum([chunk[2] for chunk in chunks]) if chunks else 0
+        waiting = len(s.waiting) + len(s.newcomers)
+        free, paged = s.pool.free, len(s.paged)
         self._steps(
-            (
-                step[0],
-                start,
-                a,
-                b,
-                iterations,
-                step[1],
-                step[2],
-                prefill,
-                len(chunks),
-                s.pool.free,
-                len(s.waiting) + len(s.newcomers),
-                len(s.paged),
-            )
+            _STEP(number, start, a, b, iterations, batch, context, prefill, len(chunks), free, waiting, paged)
         )
 
     def span(self, request: int, first: int, last: int) -> None:
         """A request left the decode batch."""
-        self._spans((request, first, last))
+        self._spans(_SPAN(request, first, last))
 
     def chunk(self, step: int, chunk: Chunk) -> None:
         """A prefill chunk ran."""
-        self._chunks((step, chunk[0], chunk[1], chunk[2]))
+        self._chunks(_CHUNK(step, chunk[0], chunk[1], chunk[2]))
 
     def preempted(self, now: int, request: int) -> None:
         """A request lost its memory."""
-        self.rows["preemptions"].extend((now, request))
+        self.add("preemptions", now, request)
 
     def request(self, id: int, live: Timed, now: int, outcome: Outcome, reason: str) -> None:
         """A request ended."""
-        generated = live.output if outcome == 0 else live.output - live.todo
-        self._requests(
-            (
-                id,
-                live.arrival,
-                live.admitted,
-                live.first_token,
-                now,
-                live.prompt,
-                generated,
-                live.cached,
-                outcome,
-            )
-        )
+        made = live.output - live.todo if outcome else live.output
+        times = (live.arrival, live.admitted, live.first_token, now)
+        self._requests(_REQUEST(id, *times, live.prompt, made, live.cached, outcome))
         if reason:
             self.reasons[id] = reason
 
@@ -141,8 +122,11 @@ class RunTables:
             self.tiers.append(transfer.tier)
         tier = self.tiers.index(transfer.tier)
         kind = KINDS.index(transfer.kind)
-        count = len(transfer.moves)
-        self.rows["transfers"].extend((transfer.transfer, start, end, kind, tier, transfer.blocks, count))
-        moves = self.rows["moves"]
-        for move in transfer.moves:
-            moves.extend((transfer.transfer, move.request, move.blocks))
+        moves = transfer.moves
+        self.add("transfers", transfer.transfer, start, end, kind, tier, transfer.blocks, len(moves))
+        for move in moves:
+            self.add("moves", transfer.transfer, move.request, move.blocks)
+
+    def add(self, table: str, *row: int) -> None:
+        """Append a row of any table, its columns in order."""
+        self.rows[table].extend(_PACK[table](*row))

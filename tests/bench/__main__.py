@@ -45,7 +45,7 @@ tiers = ["peer", "host"]
 CROWD = [  # 256 and more decode at once in a pool that does not hold them all
     "engine.max_num_seqs=512",
     "engine.max_num_batched_tokens=2048",
-    "workload.requests=1500",
+    "workload.requests=700",
     'workload.arrivals={kind="at-once"}',
     'workload.prompt={kind="uniform", low=50, high=400}',
     'workload.output={kind="uniform", low=100, high=400}',

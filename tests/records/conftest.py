@@ -107,9 +107,9 @@ class _Toy:
         if kind == "recompute":
             request.computed = self.rng.randint(0, request.computed)
         elif kind == "page":
-            transfer = len(self.tables.rows["moves"]) // 3
-            self.tables.rows["moves"].extend((transfer, request.id, 2))
-            self.tables.rows["transfers"].extend((transfer, self.now, self.now + 20, 0, 0, 2, 1))
+            transfer = len(self.tables.rows["moves"]) // 24
+            self.tables.add("moves", transfer, request.id, 2)
+            self.tables.add("transfers", transfer, self.now, self.now + 20, 0, 0, 2, 1)
             self.now += 20
 
     def run_step(self, chunks, batch):
@@ -125,7 +125,7 @@ class _Toy:
             self.chunk(request, count, ends[-1], request in gone)
         sizes = len(batch), sum(r.computed for r in batch), sum(count for _, count in chunks), len(chunks)
         state = 100 - len(self.live), 0, 0
-        self.tables.rows["steps"].extend((self.step, self.now, first, growth, n, *sizes, *state))
+        self.tables.add("steps", self.step, self.now, first, growth, n, *sizes, *state)
         for request in batch:
             if request not in gone:
                 request.tokens += ends
@@ -139,7 +139,7 @@ class _Toy:
             self.end(request, Outcome.ABORTED, self.now, -1)
 
     def chunk(self, request, count, end, gone):
-        self.tables.rows["chunks"].extend((self.step, request.id, request.computed, count))
+        self.tables.add("chunks", self.step, request.id, request.computed, count)
         if request.admitted < 0:
             request.admitted = self.now
         if gone:

@@ -77,7 +77,7 @@ def test_summary_by_hand(tables):
 def test_nothing_finished_is_none_not_nan():
     """An empty run and one of rejections alone give null for what is undefined, and valid JSON."""
     rejected = RunTables()
-    rejected.rows["requests"].extend((0, 5, -1, -1, 5, 10, 0, 0, 1))
+    rejected.add("requests", 0, 5, -1, -1, 5, 10, 0, 0, 1)
     for tables in (RunTables(), rejected):
         summary = summarise(Run([("gpu0", tables)], {"blocks": 5, "block_bytes": 1}), {"ttft_s": 1})
         json.dumps(summary, allow_nan=False)

@@ -102,7 +102,7 @@ def test_overlapping_transfers_get_threads_of_their_own(tmp_path):
     tables = RunTables()
     tables.tiers += ["peer"]
     for row in ((0, 0, 10), (1, 5, 15), (2, 10, 20)):
-        tables.rows["transfers"].extend((*row, 0, 0, 4, 1))
+        tables.add("transfers", *row, 0, 0, 4, 1)
     write_trace(Run([("gpu0", tables)], {}), tmp_path / "t.json")
     trace = _read(tmp_path / "t.json")
     check(trace)

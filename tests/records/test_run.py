@@ -25,8 +25,9 @@ def test_engines_are_kept_apart():
     """Columns of one of several engines are its rows; tiers are renamed to one list."""
     first, second = RunTables(), RunTables()
     first.tiers, second.tiers = ["peer"], ["host", "peer"]
-    first.rows["transfers"].extend((0, 1, 2, 0, 0, 5, 1))
-    second.rows["transfers"].extend((0, 1, 2, 1, 0, 6, 1, 1, 3, 4, 0, 1, 7, 1))
+    first.add("transfers", 0, 1, 2, 0, 0, 5, 1)
+    second.add("transfers", 0, 1, 2, 1, 0, 6, 1)
+    second.add("transfers", 1, 3, 4, 0, 1, 7, 1)
     run = Run([("a", first), ("b", second)], {})
 
     assert run.columns("transfers")["engine"].tolist() == [0, 1, 1]

@@ -24,7 +24,7 @@ def changes(policy: str, seed: int) -> list[str]:
         f'systems.x.policy="{policy}"',
         f"systems.x.tiers={tiers}",
         f'systems.x.copies="{rng.choice(["scattered", "column", "block"])}"',
-        *([f"systems.x.options.slice_length={rng.choice([1, 3, 6, 40])}"] if sliced else []),
+        *([f"systems.x.options.slice_length={rng.choice([2, 3, 6, 40])}"] if sliced else []),
         *([f"systems.x.options.overlap={rng.choice(['true', 'false'])}"] if policy == "cfs" else []),
         f"seed={seed}",
         "workload.requests=40",
