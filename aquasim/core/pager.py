@@ -73,14 +73,18 @@ class Pager:
         if tier is None:
             self.drop_copy(request)
             return False
-        moved = self.dirty(request)
+        blocks = request.blocks
+        moved = len(blocks) - request.copied // self._size
         request.copied = request.computed
-        self._out.setdefault(tier, []).append((request, moved, request.blocks))
+        leaving = self._out.get(tier)
+        if leaving is None:
+            leaving = self._out[tier] = []
+        leaving.append((request, moved, blocks))
         if self.overlap:
             request.state = State.LEAVING
-            self.leaving += len(request.blocks)
+            self.leaving += len(blocks)
         else:
-            self.hbm.give(request.blocks)
+            self.hbm.give(blocks)
             request.state = State.PAGED
         request.blocks = []
         return True
@@ -92,7 +96,8 @@ class Pager:
             pool = self.tiers[request.copy_tier]
             extra = count - len(request.copy)
             if not pool.debt and pool.free >= extra:
-                request.copy += pool.take(extra)
+                if extra:
+                    request.copy += pool.take(extra)
                 return request.copy_tier
         for name, pool in self.tiers.items():
             if name != request.copy_tier and pool.free >= count:
@@ -117,9 +122,14 @@ class Pager:
 
         `resident` are leading blocks found (and held) in HBM's prefix cache, which need not move.
         """
-        count = self.blocks_for(request.computed)
-        request.blocks = resident + self.hbm.take(count - len(resident))
-        self._in.setdefault(request.copy_tier, []).append((request, count - len(resident)))
+        count = -(-request.computed // self._size)
+        moved = count - len(resident)
+        taken = self.hbm.take(moved)
+        request.blocks = resident + taken if resident else taken
+        arriving = self._in.get(request.copy_tier)
+        if arriving is None:
+            arriving = self._in[request.copy_tier] = []
+        arriving.append((request, moved))
         request.state = State.RUNNING
         if self.overlap:
             request.state = State.ARRIVING

@@ -411,12 +411,14 @@ class Scheduler:
             self.batch.leave(request)
         elif request in self.parked:
             self.parked.remove(request)
-        self.prefilling.pop(request.id, None)
+        if not request.prefilled:
+            self.prefilling.pop(request.id, None)
         self._trim(request)
         if self._caching:
             self._register(request)
-        request.cached_blocks = 0
-        request.rank = self.policy.rank(request)
+            request.cached_blocks = 0
+        if self.policy.ranked:
+            request.rank = self.policy.rank(request)
         if self.policy.pages and request.prefilled and self.pager.page_out(request):
             if request.state is State.PAGED:
                 self.paged[request.id] = request
@@ -427,7 +429,7 @@ class Scheduler:
 
     def _trim(self, request: Request) -> None:
         """Give back blocks that hold nothing yet."""
-        needed = self.blocks_for(request.computed)
+        needed = -(-request.computed // self.limits.block_size)
         if len(request.blocks) > needed:
             self.pool.give(request.blocks[needed:])
             del request.blocks[needed:]
@@ -436,6 +438,7 @@ class Scheduler:
         """Let a request without pages start over: among the paged if slices choose it, else at the front."""
         request.computed = 0
         request.prefilled = False
+        request.rank = self.policy.rank(request)
         if self.policy.sliced:
             request.state = State.PAGED
             self.paged[request.id] = request
@@ -456,10 +459,11 @@ class Scheduler:
             self.waiting.push_front(request)
             return
         del self.paged[request.id]
-        hit = self.find_prefix(request)
-        if hit:
+        hit: list[int] = []
+        if self._caching:
+            hit = self.find_prefix(request)
             self.pool.touch(hit)  # type: ignore[attr-defined]
-        request.cached_blocks = len(hit)
+            request.cached_blocks = len(hit)
         self.pager.page_in(request, hit)
         if request.state is State.RUNNING:
             self.resume(request)

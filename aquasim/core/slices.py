@@ -86,9 +86,11 @@ def _choose(s: "Scheduler", contenders: list[Request], budget: int) -> list[Requ
     backfill = s.policy.backfill
     alone = budget == s.pool.capacity  # whoever has all the memory needs no headroom
     seats = s.limits.max_num_batched_tokens if s.limits.prefill == "chunked" else len(contenders)
+    size = s.limits.block_size
     for request in contenders:
         blocks = request.blocks
-        need = (len(blocks) if blocks else s.return_cost(request)) + 1
+        tokens = request.computed if request.copy_tier else request.total
+        need = (len(blocks) if blocks else -(-tokens // size)) + 1
         if need > budget and (chosen or not alone or need > budget + 1):
             if backfill:
                 continue
@@ -120,17 +122,16 @@ def bring(s: "Scheduler") -> None:
     """
     head = s.waiting.peek() if s.pager.overlap else None
     kept = s.reserved + (s.blocks_for(head.total) if head is not None else 0)
-    while s.inbound:
-        request = s.inbound[0]
+    for place, request in enumerate(s.inbound):
         if request.id not in s.paged:  # its tier is being emptied: it is paged again when it has moved
-            s.inbound.pop(0)
             continue
         if s.return_cost(request) > s.pool.free - kept:
+            s.inbound = s.inbound[place:]
             return
         if not request.copy_tier and s.quota is not None:
             s.quota += 1
         s.bring_back(request)
-        s.inbound.pop(0)
+    s.inbound = []
 
 
 def return_in_order(s: "Scheduler") -> bool:

@@ -35,18 +35,19 @@ def tables():
     """A prompt of 10 tokens (4 cached), then decodes of 1, 2 and 3 s; a rejected and an aborted request."""
     tables = RunTables()
     tables.tiers += ["host", "peer"]
-    rows = tables.rows
-    rows["chunks"].extend((0, 7, 4, 6))
+    add = tables.add
+    add("chunks", 0, 7, 4, 6)
     #                     step start first growth n batch context prefill prefills free waiting paged
-    rows["steps"].extend((0, 1 * S, 2 * S, 0, 1, 0, 0, 6, 1, 90, 0, 0))
-    rows["steps"].extend((1, 4 * S, 1 * S, 1 * S, 3, 1, 10, 0, 0, 80, 2, 1))
-    rows["spans"].extend((7, 1, 1))
+    add("steps", 0, 1 * S, 2 * S, 0, 1, 0, 0, 6, 1, 90, 0, 0)
+    add("steps", 1, 4 * S, 1 * S, 1 * S, 3, 1, 10, 0, 0, 80, 2, 1)
+    add("spans", 7, 1, 1)
     #                        request arrival admitted first end prompt output cached outcome
-    rows["requests"].extend((8, 0, -1, -1, 0, 99, 0, 0, 1))
-    rows["requests"].extend((7, 0, 1 * S, 3 * S, 10 * S, 10, 4, 4, 0))
-    rows["requests"].extend((9, 2 * S, -1, -1, 5 * S, 10, 0, 0, 2))
-    rows["preemptions"].extend((4 * S, 7))
-    rows["transfers"].extend((0, 4 * S, 5 * S, 0, 1, 3, 1, 1, 5 * S, 6 * S, 1, 1, 2, 1))
+    add("requests", 8, 0, -1, -1, 0, 99, 0, 0, 1)
+    add("requests", 7, 0, 1 * S, 3 * S, 10 * S, 10, 4, 4, 0)
+    add("requests", 9, 2 * S, -1, -1, 5 * S, 10, 0, 0, 2)
+    add("preemptions", 4 * S, 7)
+    add("transfers", 0, 4 * S, 5 * S, 0, 1, 3, 1)
+    add("transfers", 1, 5 * S, 6 * S, 1, 1, 2, 1)
     tables.reasons[8] = "too long"
     return tables
 
