@@ -60,26 +60,24 @@ class DecodeBatch:
         """Give the blocks due in the next iteration."""
         due = self.due[self.tick % self._size]
         if due:
-            take = pool.take_one
+            pop = pool.pop
             for request in due:
-                request.blocks.append(take())
+                request.blocks.append(pop())
+            pool.free -= len(due)
 
     def grow(self, pool: BlockPool, count: int) -> None:
         """Give the blocks due in the `count` iterations after the next one."""
-        due, take, size = self.due, pool.take_one, self._size
+        due, pop, size = self.due, pool.pop, self._size
         start = (self.tick + 1) % size
         while count > 0:
             buckets = due[start : start + count]
             for bucket in buckets:
-                for request in bucket:
-                    request.blocks.append(take())
+                if bucket:
+                    for request in bucket:
+                        request.blocks.append(pop())
+                    pool.free -= len(bucket)
             count -= len(buckets)
             start = 0
-
-    def advance(self, iterations: int) -> None:
-        """Every decoder computed `iterations` tokens."""
-        self.tick += iterations
-        self.context += self.count * iterations
 
     def room(self, free: int, limit: int) -> int:
         """Most iterations, at most `limit`, whose growth fits in `free` blocks; the first is already paid."""

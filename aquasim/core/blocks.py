@@ -11,38 +11,41 @@ class BlockPool:
     leaves the pool over-full (`excess`) until enough is given back.
     """
 
-    __slots__ = ("_free", "_made", "capacity", "debt", "take_one")
+    __slots__ = ("_free", "_made", "capacity", "debt", "free", "pop")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self._free = list(range(capacity - 1, -1, -1))
         self._made = capacity
-        self.take_one: Callable[[], int] = self._free.pop
-        """Take one block; the caller has checked `free`."""
+        self.free = capacity
+        """Blocks that can be taken now."""
+        self.pop: Callable[[], int] = self._free.pop
+        """Take one block without counting: the caller has checked `free`, and lowers it by what it took."""
         self.debt = 0
         """Blocks that must be given up before any can be taken again."""
 
     @property
-    def free(self) -> int:
-        """Blocks that can be taken now."""
-        return len(self._free)
-
-    @property
     def held(self) -> int:
         """Blocks in somebody's hands."""
-        return self.capacity + self.debt - len(self._free)
+        return self.capacity + self.debt - self.free
 
     def take(self, count: int) -> list[int]:
         """Take `count` blocks; the caller has checked `free`."""
-        assert 0 <= count <= len(self._free), (count, len(self._free))
+        assert 0 <= count <= self.free, (count, self.free)
         if count == 0:
             return []
+        self.free -= count
         taken = self._free[-count:]
         del self._free[-count:]
         return taken
 
+    def take_one(self) -> int:
+        """Take one block; the caller has checked `free`."""
+        return self.take(1)[0]
+
     def give(self, blocks: Sequence[int], spent: int = 0) -> None:
         """Give blocks back, last one first; `spent` matters to prefix caches only."""
+        self.free += len(blocks)
         self._free.extend(reversed(blocks))
         if self.debt:
             self._settle()
@@ -53,6 +56,7 @@ class BlockPool:
         self.capacity = capacity
         self.debt = 0
         if change >= 0:
+            self.free += change
             self._free.extend(range(self._made, self._made + change))
             self._made += change
         else:
@@ -60,9 +64,10 @@ class BlockPool:
             self._settle()
 
     def _settle(self) -> None:
-        paid = min(self.debt, len(self._free))
+        paid = min(self.debt, self.free)
         if paid:
             del self._free[-paid:]
+            self.free -= paid
             self.debt -= paid
 
     def check(self, held: Iterable[int]) -> None:
@@ -70,7 +75,7 @@ class BlockPool:
         owners = list(held)
         owned = set(owners)
         free = set(self._free)
-        assert len(free) == len(self._free), "a block is free twice"
+        assert len(free) == len(self._free) == self.free, "a block is free twice"
         assert len(owned) == len(owners), "a block is held twice"
         assert not owned & free, f"blocks both free and held: {sorted(owned & free)[:5]}"
         assert len(owned) + len(free) == self.capacity + self.debt, "blocks lost or made"
@@ -98,17 +103,7 @@ class PrefixPool(BlockPool):
         """Registered blocks that nobody holds."""
         self._shared: dict[int, int] = {}
         """Holders of a block beyond the first."""
-        self.take_one = lambda: self.take(1)[0]
-
-    @property
-    def free(self) -> int:
-        """Blocks that can be taken now, remembered ones included."""
-        return len(self._free) + len(self._queue) - sum(self._stale.values())
-
-    @property
-    def held(self) -> int:
-        """Blocks in somebody's hands."""
-        return self.capacity - self.free
+        self.pop = self._pop_one
 
     @property
     def cached(self) -> int:
@@ -117,7 +112,12 @@ class PrefixPool(BlockPool):
 
     def take(self, count: int) -> list[int]:
         """Take `count` blocks from the front of the queue and forget their content; checked by the caller."""
-        blocks = super().take(min(count, len(self._free)))[::-1]
+        assert 0 <= count <= self.free, (count, self.free)
+        self.free -= count
+        blank = self._free[-count:] if count else []
+        if blank:
+            del self._free[-count:]
+        blocks = blank[::-1]
         missing = count - len(blocks)
         if missing:
             if self._stale:
@@ -130,6 +130,10 @@ class PrefixPool(BlockPool):
                 if block in self._idle:
                     self._forget(block)
         return blocks
+
+    def _pop_one(self) -> int:
+        self.free += 1  # `take` counts, the caller does too
+        return self.take(1)[0]
 
     def _pop(self) -> int:
         """Pop the first queue entry that counts."""
@@ -162,6 +166,7 @@ class PrefixPool(BlockPool):
                 back.append(block)
             else:
                 front.append(block)
+        self.free += len(back) + len(front)
         self._queue.extend(back)
         self._free.extend(reversed(front))
 
@@ -193,6 +198,7 @@ class PrefixPool(BlockPool):
         """Hold `blocks`, found in the cache, once more."""
         for block in blocks:
             if block in self._idle:
+                self.free -= 1
                 self._idle.remove(block)
                 self._stale[block] = self._stale.get(block, 0) + 1
             else:

@@ -117,14 +117,18 @@ class Scheduler:
         return ""
 
     def _step_done(self, event: StepDone) -> None:
-        step, iterations, finished = self.step, event.iterations, event.finished
-        assert step is not None and step.step == event.step, "no such step is out"  # noqa: PT018
-        assert 1 <= iterations <= step.repeat
+        step = self.step
+        assert step is not None, "no step is out"
+        number, iterations, finished = event
+        expected, decoders, _, repeat, _, _, _, _, _ = step  # unpacked: attributes of named tuples are slow
+        assert number == expected and iterations <= repeat, (event, step)
         self.step = None
-        if step.batch:
+        if decoders:
+            batch = self.batch
             if iterations > 1:
-                self.batch.grow(self.pool, iterations - 1)
-            self.batch.advance(iterations)
+                batch.grow(self.pool, iterations - 1)
+            batch.tick += iterations
+            batch.context += decoders * iterations
             if self.policy.sliced:
                 self._pass_time(iterations)
         if self._chunks:

@@ -90,16 +90,16 @@ def _value(raw: str) -> Any:
 def _explain(error: ValidationError, path: Path, text: str, changed: dict[tuple[str, ...], str]) -> str:
     """Put the first of the validation's complaints in one line."""
     first = min(error.errors(), key=lambda e: e["type"] == "missing")
-    keys = tuple(str(part) for part in first["loc"])
-    keys = _without_kinds(keys)
+    tagged = tuple(str(part) for part in first["loc"])
+    keys = _without_kinds(tagged)
     more = error.error_count() - 1
     tail = f" (and {more} more)" if more else ""
-    change = next((c for k, c in changed.items() if keys[: len(k)] == k), None)
+    change = next((c for k, c in changed.items() if keys[: len(k)] == k[: len(keys)]), None)
     where = f"--set {change}" if change else f"{path}:{_line(text, keys)}"
     name = ".".join(keys)
     kind = first["type"]
     if kind == "extra_forbidden":
-        return f"{where}: unknown key {name!r}; {_valid_keys(keys)}{tail}"
+        return f"{where}: unknown key {name!r}; {_valid_keys(tagged)}{tail}"
     if kind == "missing":
         return f"{path}: key {name!r} is missing{tail}"
     message = first["msg"][0].lower() + first["msg"][1:]

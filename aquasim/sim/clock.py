@@ -6,6 +6,7 @@ from itertools import repeat
 from typing import Any
 
 from simpy import Environment
+from simpy.core import EmptySchedule
 
 _NORMAL, _LAST = 1, 2  # SimPy runs priority 0 and 1 before 2, so LAST is after everything else of an instant
 
@@ -39,11 +40,8 @@ class Clock(Environment):
     def __init__(self) -> None:
         super().__init__(0)
         self._serial = self._eid.__next__
-
-    @property
-    def ns(self) -> int:
-        """Now, in nanoseconds."""
-        return self._now  # type: ignore[return-value]
+        self.ns = 0
+        """Now, in nanoseconds: SimPy's `now` as a plain attribute."""
 
     def at(self, when: int, callback: Callable[[Any], None]) -> Call:
         """Run `callback(event)` at `when` (ns, not in the past)."""
@@ -53,19 +51,20 @@ class Clock(Environment):
 
     def last(self, callback: Callable[[Any], None]) -> None:
         """Run `callback(event)` now, after every other event of this instant."""
-        heappush(self._queue, (self._now, _LAST, self._serial(), Call(callback)))  # type: ignore[misc]
+        heappush(self._queue, (self.ns, _LAST, self._serial(), Call(callback)))  # type: ignore[misc]
 
     def quiet(self) -> bool:
         """Say whether nothing more happens at this instant."""
-        return not self._queue or self._queue[0][0] > self._now
+        return not self._queue or self._queue[0][0] > self.ns
 
     def play(self, events: int = -1) -> bool:
         """Let up to `events` events happen (-1: all there are and will be). False when none is left."""
         queue = self._queue
         for _ in repeat(None) if events < 0 else repeat(None, events):
             if not queue:
-                break
-            self._now, _, _, event = heappop(queue)
+                return False
+            now, _, _, event = heappop(queue)
+            self.ns = self._now = now  # type: ignore[assignment]
             if type(event) is Call:  # type: ignore[comparison-overlap]
                 event.callback(event)
                 continue
@@ -75,3 +74,9 @@ class Clock(Environment):
             if not event._ok and not hasattr(event, "_defused"):
                 raise event._value  # type: ignore[misc]
         return bool(queue)
+
+    def step(self) -> None:
+        """Process the next event, as SimPy's `run` does."""
+        if not self._queue:
+            raise EmptySchedule
+        self.play(1)

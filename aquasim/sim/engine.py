@@ -224,6 +224,15 @@ class Engine:
         self._step = step
         self._late = False
         number, _, _, _, joined, left, _, after, preempted = step
+        if left or joined or preempted:
+            self._change_batch(number, left, joined, preempted)
+        if not after or self._moving.isdisjoint(after):
+            self._begin(step)
+
+    def _change_batch(
+        self, number: int, left: tuple[int, ...], joined: tuple[int, ...], preempted: tuple[int, ...]
+    ) -> None:
+        """Keep account of who decodes, from which step and to which iteration."""
         live, tick = self.live, self._tick
         for id in left:
             request = live.get(id)
@@ -238,8 +247,6 @@ class Engine:
             heappush(self._ends, (finish, id))
         for id in preempted:
             self._tables.preempted(self.env.ns, id)
-        if not after or self._moving.isdisjoint(after):
-            self._begin(step)
 
     def _begin(self, step: Step) -> None:
         """Start an iteration, or the run of iterations until something is bound to happen."""
@@ -307,9 +314,9 @@ class Engine:
         now, step, n = env.ns, self._step, self._n
         assert step is not None
         self._step = None
-        number = step.step
-        finished = self._count_chunks(step, now) if step.chunks else []
-        if step.batch:
+        number, batch, _, _, _, _, chunks, _, _ = step  # unpacked: attributes of named tuples are slow
+        finished = self._count_chunks(number, chunks, now) if chunks else []
+        if batch:
             self._tick = tick = self._tick + n
             ends = self._ends
             while ends and ends[0][0] <= tick:
@@ -335,17 +342,18 @@ class Engine:
             else:
                 self._ask()
 
-    def _count_chunks(self, step: Step, now: int) -> list[int]:
+    def _count_chunks(self, number: int, chunks: tuple[Chunk, ...], now: int) -> list[int]:
+        """Record the chunks, count the tokens that the last ones made, and return whom that finished."""
         finished = []
-        for chunk in step.chunks:
-            self._tables.chunk(step.step, chunk)
-            request = self.live.get(chunk.request)
-            if chunk.last and request is not None:
+        for chunk in chunks:
+            self._tables.chunk(number, chunk)
+            id, _, _, last = chunk
+            if last and (request := self.live.get(id)) is not None:
                 request.todo -= 1
                 if request.first_token < 0:
                     request.first_token = now
                 if request.todo == 0:
-                    finished.append(chunk.request)
+                    finished.append(id)
         return finished
 
     def _end_aborted(self, number: int) -> None:

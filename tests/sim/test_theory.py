@@ -103,7 +103,7 @@ def fixed(mean: int, count: int, seed: int) -> Ints:
 
 
 def two_sizes(mean: int, count: int, seed: int) -> Ints:
-    """Return short and long ones: nine in ten a ninth of the mean's half, the others five times the mean."""
+    """Return nine short ones in ten, five ninths of the mean, and one of five times the mean."""
     long = np.random.default_rng(seed + 1000).random(count) < 0.1
     return np.where(long, 5 * mean, max(1, round(mean * 5 / 9))).astype(np.int64)
 
