@@ -1,5 +1,7 @@
 """`aquasim`: the commands, their options and their errors."""
 
+import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -123,13 +125,24 @@ def _fail(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+class _Interrupted(BaseException):
+    """Ctrl-C. Not KeyboardInterrupt, which typer answers itself, in a way of its own in every version."""
+
+
+def _interrupt(*_: object) -> NoReturn:
+    raise _Interrupted
+
+
 def main() -> None:
     """Run the command line; a user's error is one line on stderr and exit code 2."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell has it ignored
+        signal.signal(signal.SIGINT, _interrupt)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins costs 20 ms a start
     try:
         app()
     except UserError as error:
         _fail(str(error), 2)
-    except KeyboardInterrupt:
+    except _Interrupted:
         _fail("interrupted", 130)
     except BrokenPipeError:
         sys.stderr.close()

@@ -14,11 +14,15 @@ def trace_command(run: Path, out: Path | None, start: float | None, end: float |
     from aquasim.records.perfetto import write_trace
     from aquasim.records.store import load
 
+    target = out or run / "trace.json.gz"
+    if start is not None and end is not None and not start < end:
+        raise UserError(f"--start {start:g} --end {end:g}: the end must be after the start")
     try:
         record = load(run)
-        target = out or run / "trace.json.gz"
         write_trace(record, target, start_s=start, end_s=end)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror}") from None
+    except ValueError as error:
         raise UserError(str(error)) from None
     print(target)
 
@@ -47,15 +51,19 @@ def schedule_command(file: Path, policy: str, options: list[str]) -> None:
     data = _read(file)
     try:
         chosen = make_policy(policy, **dict(_option(text) for text in options))
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from None
+    except TypeError:
+        raise UserError(
+            f"--option {' '.join(options)}: a value is of the wrong kind for {policy!r}"
+        ) from None
     limits = _limits(file, data, policy)
     jobs = [_job(file, i, row, limits.block_size) for i, row in enumerate(data["requests"])]
     for row in iterate(limits, chosen, jobs):
         if isinstance(row, Reject):
             print(f"request {row.request} rejected: {row.reason}", file=sys.stderr)
         else:
-            print(json.dumps({**row._asdict(), "preempted": sorted(row.preempted)}))
+            print(json.dumps({**row._asdict(), "preempted": [str(id) for id in sorted(row.preempted)]}))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -134,8 +142,8 @@ def _job(file: Path, index: int, row: Any, block_size: int) -> Any:
     for key in row:
         if key not in valid:
             raise UserError(f"{where}: unknown key {key!r}; valid: {', '.join(valid)}")
-    for key, least in (("step", 0), ("output", 1)):
-        value = row.get(key)
+    for key, least, default in (("step", 0, None), ("output", 1, None), ("priority", -(1 << 62), 0)):
+        value = row.get(key, default)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise UserError(f"{where}: {key} is {value!r}; a whole number >= {least} is needed")
     prompt = row.get("prompt")

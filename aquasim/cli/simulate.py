@@ -1,7 +1,9 @@
 """`run`, `compare` and `scenarios`."""
 
 import json
+import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +69,9 @@ def simulate(
     for system in systems:
         if system not in scenario.systems:
             raise UserError(f"unknown system {system!r}; the scenario has: {', '.join(scenario.systems)}")
+    targets = {system: out if single else out / system for system in systems} if out is not None else {}
     if out is not None:
-        _check_target(out, overwrite)
+        _check_target(out, overwrite, targets.values())
     plan = Plan.of(scenario)
     for note in plan.workload.notes:
         print(f"note: {note}", file=sys.stderr)
@@ -77,18 +80,33 @@ def simulate(
         for system in systems:
             run = simulate_system(plan, system, record_events=events, progress=bar.progress(system))
             results[system] = run.summary()
-            if out is not None:
-                from aquasim.records.store import save
-
-                save(run, out if single else out / system, overwrite=overwrite)
+            if system in targets:
+                _save(run, targets[system], overwrite)
     return results
 
 
-def _check_target(out: Path, overwrite: bool) -> None:
+def _check_target(out: Path, overwrite: bool, targets: Iterable[Path]) -> None:
+    """Refuse, before anything runs, a folder that could not be written to afterwards."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: exists and is not a folder")
     if out.exists() and any(out.iterdir()) and not overwrite:
         raise UserError(f"--out {out}: the folder is not empty; name a new one, or give --overwrite")
+    for target in targets:
+        if target.is_dir() and any(target.iterdir()) and not (target / "meta.json").is_file():
+            raise UserError(f"--out {out}: {target} is not a run folder, so --overwrite leaves it alone")
+    parent = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"--out {out}: {parent} cannot be written to")
+
+
+def _save(run: Any, target: Path, overwrite: bool) -> None:
+    from aquasim.records.store import save
+
+    try:
+        save(run, target, overwrite=overwrite)
+    except (ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--out {target}: cannot be written: {reason}") from None
 
 
 def scenarios_command(as_json: bool) -> None:

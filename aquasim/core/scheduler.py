@@ -121,7 +121,8 @@ class Scheduler:
         assert step is not None, "no step is out"
         number, iterations, finished = event
         expected, decoders, _, repeat, _, _, _, _, _ = step  # unpacked: attributes of named tuples are slow
-        assert number == expected and iterations <= repeat, (event, step)
+        assert number == expected, (event, step)
+        assert iterations <= repeat, (event, step)
         self.step = None
         if decoders:
             batch = self.batch
@@ -492,7 +493,8 @@ class Scheduler:
         assert self.batch.count == len(decoders)
         assert self.batch.context == sum(self.batch.tick + r.offset for r in decoders)
         for request in decoders:
-            assert request.state is State.RUNNING and request.id in self.running
+            assert request.state is State.RUNNING
+            assert request.id in self.running
             assert len(request.blocks) >= self.blocks_for(self.batch.tick + request.offset)
         for request in live:
             assert (request.id in self.running) == (request.state is State.RUNNING), request

@@ -5,7 +5,7 @@ import tomllib
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -142,7 +142,7 @@ def _fields(keys: tuple[str, ...]) -> set[str]:
         for table in tables:
             if key in table.model_fields:
                 found += _tables(table.model_fields[key].annotation)
-            elif table is Scenario.model_fields["systems"]:
+            elif "kind" in table.model_fields and key in get_args(table.model_fields["kind"].annotation):
                 found.append(table)
         tables = found or tables
     return {name for table in tables for name in table.model_fields}

@@ -31,9 +31,9 @@ class MachineTable(Table):
     """One per rank; the first `tp` ones if left out."""
     donors: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """The GPU whose memory each rank may use, in the order of `gpus`."""
-    peer_gib: Annotated[float, Field(ge=0)] = 0.0
+    peer_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Memory lent by each donor."""
-    host_gib: Annotated[float, Field(ge=0)] = 0.0
+    host_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Pinned host memory for pages, per GPU."""
     profile: str | None = None
     """Hardware profile to use instead of the server's GPU: a name, or a path of a JSON file."""

@@ -72,7 +72,7 @@ class Clock(Environment):
             for callback in callbacks:
                 callback(event)
             if not event._ok and not hasattr(event, "_defused"):
-                raise event._value  # type: ignore[misc]
+                raise event._value
         return bool(queue)
 
     def step(self) -> None:

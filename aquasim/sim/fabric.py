@@ -88,7 +88,8 @@ class Fabric:
 
     def port(self, name: str, capacity: float, gpu: int | None = None) -> Port:
         """Add a port. Capacity in bytes per second and direction."""
-        assert capacity > 0 and name not in self.ports, name
+        assert capacity > 0, name
+        assert name not in self.ports, name
         self.ports[name] = Port(name, capacity, gpu)
         return self.ports[name]
 

@@ -155,7 +155,8 @@ class Driver:
     def _check_budget(self, step: Step) -> None:
         limits = self.limits
         used = step.batch + sum(chunk.tokens for chunk in step.chunks)
-        assert used > 0 and step.repeat >= 1
+        assert used > 0
+        assert step.repeat >= 1
         if limits.prefill == "chunked":
             assert used <= limits.max_num_batched_tokens
             if not self.policy.sliced:

@@ -13,6 +13,7 @@ MODES = ("chunked", "prompt-only")
 
 
 def random_load(seed: int, blocks: int, tiers: bool) -> Load:
+    """Requests of all sizes that fit, shared prefixes, aborts, and a peer tier that comes and goes."""
     rng = random.Random(seed)
     count = rng.randint(1, 25)
     room = blocks * 4
@@ -34,6 +35,7 @@ def random_load(seed: int, blocks: int, tiers: bool) -> Load:
 
 
 def random_limits(seed: int, mode: str, caching: bool) -> tuple[Limits, Load]:
+    """A small engine, with or without tiers, and a load for it."""
     rng = random.Random(seed)
     blocks = rng.randint(6, 40)
     pages = rng.random() < 0.8
@@ -53,6 +55,7 @@ def random_limits(seed: int, mode: str, caching: bool) -> tuple[Limits, Load]:
 
 
 def options(name: str, seed: int) -> dict[str, object]:
+    """Options for a policy that has any."""
     rng = random.Random(seed)
     if name == "cfs":
         return {
@@ -75,7 +78,9 @@ def test_every_request_ends_and_no_invariant_breaks(name: str, mode: str, seed: 
     assert set(driver.outcome) == set(range(len(load.jobs)))
     assert driver.scheduler.pool.free == limits.blocks
     assert all(pool.held == 0 for pool in driver.scheduler.pager.tiers.values())
-    assert not driver.scheduler.requests and not driver.scheduler.running and not driver.scheduler.paged
+    assert not driver.scheduler.requests
+    assert not driver.scheduler.running
+    assert not driver.scheduler.paged
 
 
 @pytest.mark.parametrize("name", sorted(POLICIES))
