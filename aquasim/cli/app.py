@@ -145,5 +145,5 @@ def main() -> None:
     except _Interrupted:
         _fail("interrupted", 130)
     except BrokenPipeError:
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
         sys.exit(141)

@@ -73,7 +73,7 @@ def _run_together(s: "Scheduler", budget: int, threshold: int) -> tuple[Chunks, 
             need += max(0, s.blocks_for(request.computed + count) - len(request.blocks))
     preempted = False
     if need > s.pool.free:
-        if not s.policy.preempts_last or (chunks and s.limits.prefix_caching):
+        if s.policy.in_order or (chunks and s.limits.prefix_caching and not s.policy.sliced):
             return _run_in_order(s, budget, threshold)  # who grows first decides which cached block goes
         chunks, preempted = make_room(s, chunks)
     for request, count in chunks:

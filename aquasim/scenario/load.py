@@ -65,7 +65,7 @@ def _change(data: dict[str, Any], change: str) -> tuple[str, ...]:
     """Set one value in place and return its path."""
     name, sign, raw = change.partition("=")
     keys = tuple(_split(name.strip()))
-    if not sign or not all(keys):
+    if not sign or not keys or not all(keys):
         raise UserError(f"--set {change}: write path.to.key=value, for example workload.arrivals.rate=2")
     table = data
     for key in keys[:-1]:

@@ -35,8 +35,9 @@ class Policy:
     """A copy stays in its tier while its request runs, so that only new blocks move the next time."""
     overlap = False
     """Transfers run beside compute and are awaited by the requests concerned, not by the step."""
-    preempts_last = True
-    """`victim` is always the last in the running order."""
+    in_order = False
+    """A shortage of blocks is met request by request in running order, as vLLM does; matters where `victim` is
+    not the last in that order, and slices do not care."""
     strict_length = False
     """Refuse requests whose longest output would not fit, instead of cutting it."""
 

@@ -57,6 +57,11 @@ class Cfs(Policy):
         """Return the leftmost running decoder: the least served, since slices order by service."""
         return next((r for r in s.running.values() if r.decoding), None)
 
+    def victim(self, s: "Scheduler") -> Request:
+        """Return the most served decoder: nobody falls behind for want of a block."""
+        decoders = [r for r in s.running.values() if r.decoding]
+        return max(decoders or s.running.values(), key=lambda r: (r.rank, r.id))
+
     def horizon(self, s: "Scheduler") -> int:
         """Return the rest of the slice; further while nobody competes and headroom lasts."""
         if s.paged or s.inbound or s.pager.flights or s.waiting:
@@ -83,8 +88,3 @@ class Aqua(Cfs):
         return min(
             decoders, key=lambda r: (s.pager.dirty(r) * 1024 // len(r.blocks), -r.rank, r.id), default=None
         )
-
-    def victim(self, s: "Scheduler") -> Request:
-        """Return the most served decoder."""
-        decoders = [r for r in s.running.values() if r.decoding]
-        return max(decoders or s.running.values(), key=lambda r: (r.rank, r.id))

@@ -18,7 +18,7 @@ class Sjf(Policy):
     """Shortest job first: waiting requests by prompt + output, without preempting for it."""
 
     oracle = True
-    preempts_last = False
+    in_order = True
 
     def queue(self) -> Queue:
         """Order by total length."""

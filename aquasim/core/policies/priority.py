@@ -16,7 +16,7 @@ class Priority(Policy):
     A waiting request never preempts a running one by itself: only a shortage of blocks does (as in vLLM).
     """
 
-    preempts_last = False
+    in_order = True
 
     def queue(self) -> Queue:
         """Order by priority, then arrival."""
