@@ -63,8 +63,6 @@ class Scheduler:
         self.watermark = limits.blocks // 100 if limits.prefill == "prompt-only" else 0
         self.growth_reserve = int(limits.prefill == "prompt-only" and not policy.sliced)
         self.slice_left = max(0, policy.slice_length - 1)
-        self.resort = False
-        """The ends of slices passed while nobody competed: only the running order is to be renewed."""
         self.refill = False
         """Memory came free within a slice."""
         self.quota: int | None = None
@@ -146,7 +144,7 @@ class Scheduler:
         if left < 0:
             length = self.policy.slice_length or 1
             left = left % length
-            self.resort = True
+            slices.sort_running(self)  # the ends of slices that passed while nobody competed
         self.slice_left = left
 
     def _chunks_done(self, finished: tuple[int, ...]) -> None:

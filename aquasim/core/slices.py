@@ -13,8 +13,6 @@ RANK = attrgetter("rank")
 
 def select(s: "Scheduler") -> None:
     """Take a new decision if one is due: when the slice is over, or nothing is left that decodes."""
-    if s.resort:
-        _sort_running(s)
     if s.policy.ranked:
         s.policy.refresh(s)
         if s.paged or s.waiting:
@@ -23,7 +21,7 @@ def select(s: "Scheduler") -> None:
         if s.paged or s.batch.count > s.pool.free:
             _decide(s)
         else:
-            _sort_running(s)
+            sort_running(s)
         s.slice_left = s.policy.slice_length
     elif s.refill and s.paged and s.policy.backfill:
         _refill(s)
@@ -32,9 +30,8 @@ def select(s: "Scheduler") -> None:
         bring(s)
 
 
-def _sort_running(s: "Scheduler") -> None:
+def sort_running(s: "Scheduler") -> None:
     """Order the running by rank, least first; what still prefills stays behind."""
-    s.resort = False
     if len(s.running) > 1:
         order = sorted([r for r in s.running.values() if r.decoding], key=RANK)
         s.running = {r.id: r for r in order} | {id: r for id, r in s.running.items() if not r.decoding}
@@ -86,6 +83,8 @@ def _choose(s: "Scheduler", contenders: list[Request], budget: int) -> list[Requ
     backfill = s.policy.backfill
     alone = budget == s.pool.capacity  # whoever has all the memory needs no headroom
     seats = s.limits.max_num_batched_tokens if s.limits.prefill == "chunked" else len(contenders)
+    if s.policy.ranked:
+        seats = min(seats, s.limits.max_num_seqs - len(s.running) + s.batch.count)
     size = s.limits.block_size
     for request in contenders:
         blocks = request.blocks

@@ -5,17 +5,20 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
+from aquasim.cli.app import main
 from aquasim.records.store import load
 from aquasim.scenario import load_scenario, scenario_names
 from aquasim.scenario.load import find
 
 COMMANDS = ("run", "compare", "scenarios", "trace", "schedule")
 SMALL = ("small-h100", "--set", "workload.requests=20")
+Refused = Callable[..., str]
 SUMMARY = {
     "ttft_p50",
     "ttft_p99",
@@ -53,6 +56,28 @@ def bad(*words: object, cwd: Path | None = None) -> str:
     assert len(lines) == 1, done.stderr
     assert lines[0].startswith("aquasim: ")
     return lines[0].removeprefix("aquasim: ")
+
+
+@pytest.fixture
+def refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Refused]:
+    """Give a `bad` that runs in this process, in `tmp_path`: the same checks, a twentieth of the time."""
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: object) -> str:
+        monkeypatch.setattr(sys, "argv", ["aquasim", *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        shown = capsys.readouterr()
+        assert (caught.value.code, shown.out) == (2, "")
+        assert shown.err.count("\n") == 1
+        assert shown.err.startswith("aquasim: ")
+        return shown.err.removeprefix("aquasim: ")
+
+    yield run
+    signal.signal(signal.SIGINT, handler)
 
 
 # --- what works --------------------------------------------------------------------------------------------
@@ -290,11 +315,11 @@ WRONG_VALUES = {
 
 
 @pytest.mark.parametrize("case", WRONG_VALUES)
-def test_a_users_error_is_one_line(case: str, tmp_path: Path) -> None:
+def test_a_users_error_is_one_line(case: str, tmp_path: Path, refused: Refused) -> None:
     """Exit code 2, one line naming key, value and what is valid, nothing on stdout, nothing written."""
     words, parts = WRONG_VALUES[case]
     out = ("--out", tmp_path / "run") if words[0] != "trace" and words[0] != "schedule" else ()
-    line = bad(*words, *out, cwd=tmp_path)
+    line = refused(*words, *out)
     assert [part for part in parts if part not in line] == []
     assert list(tmp_path.iterdir()) == []
 
@@ -322,10 +347,12 @@ def variant(tmp_path: Path, old: str, new: str) -> Path:
     ],
     ids=["unknown key", "negative rate", "no blocks", "no end", "syntax", "missing key", "kind", "choice"],
 )  # fmt: skip
-def test_a_faulty_file_is_named_with_its_line(tmp_path: Path, old: str, new: str, parts: list[str]) -> None:
+def test_a_faulty_file_is_named_with_its_line(
+    tmp_path: Path, refused: Refused, old: str, new: str, parts: list[str]
+) -> None:
     """A scenario file's error names file, line, key, value and what is valid."""
     path = variant(tmp_path, old, new)
-    line = bad("run", path, "--out", tmp_path / "run")
+    line = refused("run", path, "--out", tmp_path / "run")
     assert [part for part in parts if part not in line] == []
     assert not (tmp_path / "run").exists()
 
@@ -343,11 +370,13 @@ def test_a_faulty_file_is_named_with_its_line(tmp_path: Path, old: str, new: str
     ],
     ids=["truncated", "negative", "no rows", "empty"],
 )
-def test_a_faulty_trace_is_named_with_its_line(tmp_path: Path, text: str, parts: list[str]) -> None:
+def test_a_faulty_trace_is_named_with_its_line(
+    tmp_path: Path, refused: Refused, text: str, parts: list[str]
+) -> None:
     """A trace file's error names file and line."""
     path = tmp_path / "load.csv"
     path.write_text(text)
-    line = bad("run", "small-h100", SET, f"workload.path={path}", "--out", tmp_path / "run")
+    line = refused("run", "small-h100", SET, f"workload.path={path}", "--out", tmp_path / "run")
     assert [part for part in [str(path), *parts] if part not in line] == []
     assert not (tmp_path / "run").exists()
 
@@ -364,21 +393,38 @@ def test_a_faulty_trace_is_named_with_its_line(tmp_path: Path, text: str, parts:
         ({"prefill": "whole"}, ["prefill is 'whole'", "chunked, prompt-only"]),
     ],
 )  # fmt: skip
-def test_a_faulty_schedule_file_is_explained(tmp_path: Path, change: dict, parts: list[str]) -> None:
+def test_a_faulty_schedule_file_is_explained(
+    tmp_path: Path, refused: Refused, change: dict, parts: list[str]
+) -> None:
     """`schedule` names file, key and value."""
     file = tmp_path / "case.json"
     case = {"num_blocks": 10, "requests": [{"step": 0, "prompt": 4, "output": 2}]}
     file.write_text(json.dumps(case | change))
-    line = bad("schedule", file)
+    line = refused("schedule", file)
     assert [part for part in [str(file), *parts] if part not in line] == []
 
 
 @pytest.mark.parametrize("option", ["slice_length=soon", "slice=1", "slice_length"])
-def test_a_faulty_policy_option_is_explained(tmp_path: Path, option: str) -> None:
+def test_a_faulty_policy_option_is_explained(tmp_path: Path, refused: Refused, option: str) -> None:
     """`schedule --option` names the option."""
     file = tmp_path / "case.json"
     file.write_text('{"num_blocks": 10, "requests": [{"step": 0, "prompt": 4, "output": 2}]}')
-    assert option.partition("=")[0] in bad("schedule", file, "--policy", "cfs", "--option", option)
+    assert option.partition("=")[0] in refused("schedule", file, "--policy", "cfs", "--option", option)
+
+
+PLAIN = [
+    ("run", "brust-h100"),
+    ("compare", "small-h100", "-s", "x"),
+    ("trace", "gone"),
+    ("schedule", "gone.json"),
+]
+
+
+@pytest.mark.parametrize("words", PLAIN)
+def test_a_process_with_a_users_error_exits_with_2(words: tuple[str, ...], tmp_path: Path) -> None:
+    """The same in a process of its own, for each command."""
+    assert bad(*words, cwd=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 # --- interruption ------------------------------------------------------------------------------------------

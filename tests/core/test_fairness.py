@@ -6,7 +6,7 @@ slices somebody may be paged out within one, and is then behind by up to another
 """
 
 from collections.abc import Iterable
-from itertools import groupby
+from itertools import dropwhile, groupby
 
 import pytest
 from driver import Driver, Load
@@ -77,9 +77,14 @@ def run_equals(
 def test_equals_never_differ_by_more_than_a_slice(
     slice_length: int, mode: str, clamp: bool, case: dict
 ) -> None:
-    """`cfs`: equal prompts admitted together, too many for memory, stay within one slice of tokens."""
+    """`cfs`: equal prompts that come together, too many for memory, stay within one slice of tokens.
+
+    A prompt that did not fit beside the first ones starts an iteration late and has a slice's time to catch up.
+    """
     spread = run_equals("cfs", slice_length, mode, case, clamp=clamp)
-    assert max(spread, default=0) <= slice_length
+    together = list(dropwhile(lambda gap: gap > slice_length, spread))
+    assert len(spread) - len(together) <= slice_length
+    assert max(together, default=0) <= slice_length
 
 
 @pytest.mark.parametrize("policy", ["cfs", "aqua"])
@@ -87,13 +92,13 @@ def test_equals_never_differ_by_more_than_a_slice(
 @pytest.mark.parametrize("slice_length", SLICES)
 @settings(max_examples=30, deadline=None)
 @given(case=st.fixed_dictionaries(EQUALS))
-def test_overlap_adds_at_most_the_time_of_a_page_out_and_a_page_in(
+def test_overlap_adds_at_most_a_slice_and_the_time_of_the_transfers(
     slice_length: int, mode: str, policy: str, case: dict
 ) -> None:
-    """Beside transfers others go on: equals stay within a slice and what fits in the time of a way out and in."""
+    """Others go on meanwhile: equals stay within two slices and what fits in the time of a way out and in."""
     options = {"overlap": True} if policy == "cfs" else {}
     spread = run_equals(policy, slice_length, mode, case, **options)
-    assert max(spread, default=0) <= slice_length + 2 * LONGEST_TRANSFER
+    assert max(spread, default=0) <= 2 * slice_length + 2 * LONGEST_TRANSFER
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -141,16 +146,13 @@ def test_a_later_arrival_is_served_first_until_it_has_caught_up(
 ) -> None:
     """Unclamped: a newcomer decodes in every iteration until it has as many tokens as the least served.
 
-    With chunked prefill it may sit out the rest of the slice in which it came. Then the bound holds.
+    Then the bound holds.
     """
     missed, spread = passed_by(slice_length, mode, **case)
-    assert missed <= (slice_length - 1 if mode == "chunked" else 0)
+    assert missed == 0
     assert spread <= slice_length
 
 
-@pytest.mark.xfail(
-    strict=True, reason="cfs takes the last to come, not the most served, when a block is short"
-)
 def test_a_shortage_within_a_slice_does_not_hit_the_newcomer() -> None:
     """Of all running requests the least served is not the one to lose its memory."""
     assert passed_by(slice_length=2, mode="chunked", blocks=14, arrival=30, seed=0)[0] == 0
@@ -169,7 +171,7 @@ def old_tokens(clamp: bool, mode: str) -> list[int]:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_stream_of_newcomers_starves_an_old_request_unless_clamped(mode: str) -> None:
-    """Released: not one token from the time memory is full of newcomers to the end of the stream; clamped: two slices at least."""
+    """Released: not one token while memory is full of newcomers; clamped: two slices at least."""
     full, end = 100, 40 + 6 * 60
     assert not [time for time in old_tokens(False, mode) if full <= time < end]
     assert len([time for time in old_tokens(True, mode) if full <= time < end]) >= 2 * 6

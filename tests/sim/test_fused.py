@@ -29,7 +29,7 @@ def changes(policy: str, seed: int) -> list[str]:
         f"seed={seed}",
         "workload.requests=40",
         f"engine.kv_blocks={rng.choice([300, 500, 1500])}",
-        f"engine.max_num_seqs={512 if POLICIES[policy].ranked else rng.choice([8, 512])}",
+        f"engine.max_num_seqs={rng.choice([8, 512])}",
         f"engine.prefix_caching={rng.choice(['true', 'false'])}",
         f'engine.prefill="{rng.choice(["chunked", "prompt-only"])}"',
         f"machine.peer_gib={rng.choice([1, 20])}",
@@ -62,7 +62,6 @@ def test_fused_equals_stepped_to_the_nanosecond(policy: str, seed: int) -> None:
     assert fused.count("steps") <= stepped.count("steps") == fused.columns("steps")["iterations"].sum()
 
 
-@pytest.mark.xfail(strict=True, reason="ranked decisions choose waiting requests for whom there is no seat")
 def test_fused_equals_stepped_when_seats_are_short() -> None:
     """The same with more requests than sequences allowed, for a policy in which newcomers compete by rank."""
     changed = [
@@ -71,6 +70,18 @@ def test_fused_equals_stepped_when_seats_are_short() -> None:
         "engine.kv_blocks=500",
         'engine.prefill="chunked"',
     ]
+    resolved = Plan.of(load_scenario("small-h100", changed))
+    fused, stepped = (simulate_system(resolved, "x", fused=fused) for fused in (True, False))
+    assert tables(fused, "requests") == tables(stepped, "requests")
+
+
+LATE_ORDER = "prompt-only: newcomers are prefilled, and displace, before the running order of a passed slice is renewed"
+
+
+@pytest.mark.xfail(strict=True, reason=LATE_ORDER)
+def test_fused_equals_stepped_when_a_slice_ends_within_a_run() -> None:
+    """The running order at the end of a slice nobody competed in is the same if the slice ends within a step."""
+    changed = [*changes("cfs", 6), 'engine.prefill="prompt-only"', "systems.x.options.overlap=false"]
     resolved = Plan.of(load_scenario("small-h100", changed))
     fused, stepped = (simulate_system(resolved, "x", fused=fused) for fused in (True, False))
     assert tables(fused, "requests") == tables(stepped, "requests")
@@ -145,9 +156,17 @@ def test_recording_changes_nothing(policy: str) -> None:
     assert tables(recorded, *names) == tables(plain, *names)
 
 
+MORE = [
+    pytest.param(policy, marks=pytest.mark.xfail(strict=False, reason=LATE_ORDER))
+    if policy == "cfs"
+    else policy
+    for policy in sorted(POLICIES)
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4, 16))
-@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("policy", MORE)
 def test_fused_equals_stepped_more_often(policy: str, seed: int) -> None:
     """The same over more shapes."""
     test_fused_equals_stepped_to_the_nanosecond(policy, seed)
