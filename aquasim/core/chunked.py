@@ -65,7 +65,8 @@ def _one_last(s: "Scheduler") -> bool:
 def _run_together(s: "Scheduler", budget: int, threshold: int) -> tuple[Chunks, bool]:
     """Run every decoder, and the prefilling request after them; make room first. The order does not matter."""
     chunks: Chunks = []
-    need = len(s.batch.growing())
+    growing = s.batch.growing()
+    need = len(growing)
     for request in s.prefilling.values():
         count = min(request.total - request.computed, threshold, budget - s.batch.count)
         if count > 0:
@@ -78,7 +79,7 @@ def _run_together(s: "Scheduler", budget: int, threshold: int) -> tuple[Chunks, 
         chunks, preempted = make_room(s, chunks)
     for request, count in chunks:
         s.chunk(request, count)
-    if s.batch.count:
+    if growing:
         s.batch.grow_now(s.pool)
     return chunks, preempted
 

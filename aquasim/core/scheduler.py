@@ -243,9 +243,11 @@ class Scheduler:
         """Decide where nobody waits or prefills and nothing is paged: the batch goes on, if its growth fits."""
         batch, pool = self.batch, self.pool
         count = batch.count
-        if not 0 < count <= self.limits.max_num_batched_tokens or len(batch.growing()) > pool.free:
+        growing = batch.growing()
+        if not 0 < count <= self.limits.max_num_batched_tokens or len(growing) > pool.free:
             return None
-        batch.grow_now(pool)
+        if growing:
+            batch.grow_now(pool)
         joined: tuple[int, ...] = ()
         left: tuple[int, ...] = ()
         if batch.joined:

@@ -254,7 +254,8 @@ class Engine:
         self._start = now = env.ns
         _, batch, context, n, _, _, chunks, _, _ = step
         if chunks:
-            a, b, n = self._cost.step(self._work(chunks, now), batch, context), 0, 1
+            a = self._cost.step([(tokens, start) for _, start, tokens, _ in chunks], batch, context)
+            b, n = 0, 1
         else:
             a, b, limit = self._cost.decode(batch, context)
             if self._late:
@@ -273,17 +274,6 @@ class Engine:
             end = now + n * a + b * (n * (n - 1) // 2)
         self._a, self._b, self._n, self._end = a, b, n, end
         self._done = env.at(end, self._finish)
-
-    def _work(self, chunks: tuple[Chunk, ...], now: int) -> list[tuple[int, int]]:
-        """Return the chunks as (new, cached) tokens; note whose first they are."""
-        work = []
-        for id, start, count, _ in chunks:
-            request = self.live.get(id)
-            if request is not None and request.admitted < 0:
-                request.admitted = now
-                request.cached = start
-            work.append((count, start))
-        return work
 
     def _next_end(self) -> int:
         """Return the iteration count at which the next decoder ends."""
@@ -347,8 +337,14 @@ class Engine:
         finished = []
         for chunk in chunks:
             self._tables.chunk(number, chunk)
-            id, _, _, last = chunk
-            if last and (request := self.live.get(id)) is not None:
+            id, start, _, last = chunk
+            request = self.live.get(id)
+            if request is None:
+                continue
+            if request.admitted < 0:
+                request.admitted = self._start
+                request.cached = start
+            if last:
                 request.todo -= 1
                 if request.first_token < 0:
                     request.first_token = now
