@@ -1,15 +1,22 @@
-# Everything a fresh machine needs is Python >= 3.11 and make.
+# Everything a fresh machine needs is Python >= 3.11 and make. A C compiler makes it faster, nothing more.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+SOURCES := pyproject.toml hatch_build.py $(shell find aquasim calibrate runtime scenarios -name '*.py' -o -name '*.toml' -o -name '*.json')
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test check bench peer clean
+.PHONY: demo test plain check bench peer clean
 
 demo: $(VENV)/installed
 	$(BIN)/aquasim compare burst-h100
 
+# The suite runs over the package as it is installed, compiled where a C compiler is at hand.
 test: $(VENV)/dev
-	$(BIN)/python -m pytest
+	$(BIN)/pytest
+
+# Core and simulator once more over the plain source.
+plain: $(VENV)/dev
+	$(BIN)/python -m pytest tests/core tests/sim -m 'not slow'
 
 check: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -17,20 +24,23 @@ check: $(VENV)/dev
 	$(BIN)/mypy
 
 bench: $(VENV)/dev
-	$(BIN)/python -m tests.bench
+	cd tests/bench && ../../$(BIN)/python __main__.py
 
 peer: $(VENV)/dev
 	tests/peer/setup.sh .venv-peer
-	$(BIN)/python -m pytest tests/peer -m peer
+	$(BIN)/pytest tests/peer -m peer
 
-$(VENV)/installed: pyproject.toml
+$(VENV)/python:
 	$(PYTHON) -c 'import sys; sys.exit("aquasim needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/installed: $(VENV)/python $(SOURCES)
+	$(PIP) .
 	touch $@
 
 $(VENV)/dev: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	$(PIP) '.[dev]'
 	touch $@
 
 clean:

@@ -27,6 +27,7 @@ MODULES = (
     "aquasim/hardware/attention.py",
     "aquasim/hardware/cost.py",
     "aquasim/records/tables.py",
+    "aquasim/sim/clock.py",
     "aquasim/sim/engine.py",
 )
 BUILD = """

@@ -56,9 +56,13 @@ def load_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Scenario:
         raise UserError(f"{path}: not TOML: {error}") from None
     changed = {_change(data, change): change for change in changes}
     try:
-        return Scenario.model_validate(data)
+        scenario = Scenario.model_validate(data)
     except ValidationError as error:
         raise UserError(_explain(error, path, text, changed)) from None
+    if scenario.baseline is not None and scenario.baseline not in scenario.systems:
+        valid = ", ".join(scenario.systems)
+        raise UserError(f"{path}: baseline is {scenario.baseline!r}; the scenario's systems: {valid}")
+    return scenario
 
 
 def _change(data: dict[str, Any], change: str) -> tuple[str, ...]:

@@ -61,7 +61,7 @@ class Plan:
         profile = load_profile(machine.profile or topology.gpu)
         model = load_model(scenario.model.name)
         gpus = _gpus(scenario, topology)
-        blocks = engine.kv_blocks or kv_blocks(
+        fitting = kv_blocks(
             profile,
             model,
             tp,
@@ -70,6 +70,12 @@ class Plan:
             max_tokens=engine.max_num_batched_tokens,
             max_sequences=engine.max_num_seqs,
         )
+        blocks = engine.kv_blocks or fitting
+        if blocks > fitting:
+            raise UserError(
+                f"engine.kv_blocks is {blocks}, but {model.name} with tp={tp} leaves room for {fitting} on"
+                f" {profile.title} at gpu_memory_utilization {engine.gpu_memory_utilization}"
+            )
         room = blocks * engine.block_size
         longest = engine.max_model_len or min(model.max_position, room)
         if longest > room:
@@ -78,6 +84,7 @@ class Plan:
                 f" only {room} tokens of KV cache on {profile.title}; lower it or raise tp"
             )
         workload = make_workload(scenario.workload, scenario.seed, engine.block_size)
+        _check_memory(scenario, profile, workload)
         return cls(scenario, topology, profile, model, gpus, workload, blocks, longest)
 
     @property
@@ -85,6 +92,20 @@ class Plan:
         """Bytes of one KV block on one GPU."""
         per_token = self.model.kv_bytes_per_token_gpu(self.scenario.model.tp)
         return per_token * self.scenario.engine.block_size
+
+
+def _check_memory(scenario: Scenario, profile: Profile, workload: Workload) -> None:
+    machine, size = scenario.machine, scenario.engine.block_size
+    if machine.peer_gib * GIB > profile.memory_bytes:
+        raise UserError(
+            f"machine.peer_gib is {machine.peer_gib}, but a donor ({profile.title}) has"
+            f" {profile.memory_bytes / GIB:.0f} GiB in all"
+        )
+    if scenario.engine.prefix_caching and workload.prefix is not None and workload.prefix_block % size:
+        raise UserError(
+            f"engine.block_size is {size}, but the workload's prefix hashes stand for {workload.prefix_block}"
+            " tokens each; with prefix_caching the block size must divide that"
+        )
 
 
 def _gpus(scenario: Scenario, topology: Topology) -> tuple[int, ...]:

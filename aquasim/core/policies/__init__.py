@@ -32,8 +32,11 @@ def make_policy(name: str, **options: Any) -> Policy:
         raise ValueError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}")
     kind = POLICIES[name]
     known = getattr(kind.__init__, "__kwdefaults__", None) or {}
-    for option in options:
+    for option, value in options.items():
         if option not in known:
             valid = ", ".join(known) or "none"
             raise ValueError(f"policy {name!r} has no option {option!r}; it has: {valid}")
+        wanted = type(known[option])
+        if type(value) is not wanted and not (wanted is float and type(value) is int):
+            raise ValueError(f"option {option} of policy {name!r} is {value!r}; {wanted.__name__} is needed")
     return kind(**options)
