@@ -26,7 +26,6 @@ MODULES = (
     "aquasim/core/scheduler.py",
     "aquasim/hardware/attention.py",
     "aquasim/hardware/cost.py",
-    "aquasim/records/tables.py",
     "aquasim/sim/clock.py",
     "aquasim/sim/engine.py",
 )

@@ -132,7 +132,9 @@ HOST_DRAM: dict[str, Any] = {
 # Peer cudaMemcpyAsync in a loop, 64 KiB and less: 3.55 to 3.98 us (torchcomms); large copies 371 to 380 GB/s (NCCL).
 NVLINK_COPY_START = 3.7e-6
 NVLINK4_COPY_RATE = 376 * GB
-NVLINK_COPY = "H100 NVLink4 peer copies: github.com/meta-pytorch/torchcomms/pull/2195, github.com/NVIDIA/nccl/issues/1264"
+NVLINK_COPY = (
+    "H100 NVLink4 peer copies: github.com/meta-pytorch/torchcomms/pull/2195, NVIDIA/nccl/issues/1264"
+)
 PEAK_NVLINK = {"h100": 450 * GB, "h200": 450 * GB, "a100": 300 * GB}
 PEAK_PCIE = {"h100": 64 * GB, "h200": 64 * GB, "a100": 32 * GB, "l40s": 32 * GB}
 PCIE_GEN4_RATE = {"pcie_h2d": 25 * GB, "pcie_d2h": 25 * GB}
