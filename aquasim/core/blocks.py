@@ -8,7 +8,7 @@ class BlockPool:
     """`capacity` equal blocks of one tier, handed out by number.
 
     A block is free or held; a holder keeps the numbers. Pools may be resized: shrinking below what is held
-    leaves the pool over-full (`excess`) until enough is given back.
+    leaves a `debt` until enough is given back.
     """
 
     __slots__ = ("_free", "_made", "capacity", "debt", "free", "pop")

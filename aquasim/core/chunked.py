@@ -156,12 +156,12 @@ def _admit(s: "Scheduler", chunks: Chunks, budget: int, threshold: int) -> None:
     """Start waiting requests while tokens, sequences and blocks last; paged ones return before them."""
     if s.paged and not s.policy.sliced and not slices.return_in_order(s):
         return
+    admitted = False
     while budget > 0 and (request := s.waiting.peek()) is not None:
-        if not slices.may_start(s, request):
-            return
         hit = s.find_prefix(request)
-        if not s.admissible(request, hit) and not slices.evict_for(s, request, hit):
+        if not slices.admit(s, request, hit, head=not admitted):
             return
+        admitted = True
         count = min(request.total - len(hit) * s.limits.block_size, threshold, budget)
         s.start(request, hit, count)
         chunks.append((request, count))

@@ -136,6 +136,18 @@ class Pager:
             self.arriving += count
             self.arrivals += 1
 
+    def cancel_in(self, request: Request) -> bool:
+        """Take back a page-in that no command has named yet; False: there is none."""
+        for arriving in self._in.values():
+            for place, (coming, _) in enumerate(arriving):
+                if coming is request:
+                    del arriving[place]
+                    self.hbm.give(request.blocks)
+                    request.blocks = []
+                    request.state = State.PAGED
+                    return True
+        return False
+
     # --- commands and completions --------------------------------------------------------------------------
 
     def commands(self) -> list[Transfer]:
@@ -151,6 +163,8 @@ class Pager:
             transfers.append(flight.transfer)
         self._out = {}
         for tier, arriving in self._in.items():
+            if not arriving:
+                continue
             moves = tuple(Move(request.id, count) for request, count in arriving)
             flight = self._launch("in", tier, moves, tuple(request for request, _ in arriving))
             self.flights[flight.transfer.transfer] = flight

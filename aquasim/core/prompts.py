@@ -39,8 +39,11 @@ def build(s: "Scheduler") -> tuple[Chunks, bool, int]:
 
 
 def _spare(s: "Scheduler") -> int:
-    """Return 1 where a free block is asked for although the last sequence does not grow (vLLM 0.3's rule)."""
-    if s.policy.sliced or not s.running:
+    """Return 1 where a free block is asked for although the last sequence does not grow (vLLM 0.3's rule).
+
+    Not of a sequence that is alone: it would give way to nobody.
+    """
+    if s.policy.sliced or len(s.running) < 2:
         return 0
     return next(reversed(s.running.values())) not in s.batch.growing()
 
@@ -60,14 +63,14 @@ def _prompts(s: "Scheduler") -> Chunks:
         return chunks
     longest = total = 0
     budget = max(s.limits.max_num_batched_tokens, s.limits.max_model_len)
-    while (request := s.waiting.peek()) is not None and slices.may_start(s, request):
+    while (request := s.waiting.peek()) is not None:
         hit = s.find_prefix(request)
         count = request.total - len(hit) * s.limits.block_size
         longest, total = max(longest, count), total + count
         padded = longest * (len(chunks) + 1)
         if padded > budget or padded - total > MAX_PADDINGS:
             break
-        if not s.admissible(request, hit) and not slices.evict_for(s, request, hit):
+        if not slices.admit(s, request, hit, head=not chunks):
             break
         s.start(request, hit, count)
         chunks.append((request, count))

@@ -17,7 +17,6 @@ from aquasim.core.events import (
     Step,
     StepDone,
     TierResized,
-    Transfer,
     TransferDone,
 )
 from aquasim.core.limits import Limits
@@ -110,8 +109,6 @@ class Scheduler:
             return f"a request needs at least 1 prompt and 1 output token, not {prompt} and {max_tokens}"
         if prompt + 1 > longest:
             return f"prompt of {prompt} tokens does not fit max_model_len {longest}"
-        if prompt + max_tokens > longest and self.policy.strict_length:
-            return f"{prompt} prompt and {max_tokens} output tokens do not fit max_model_len {longest}"
         return ""
 
     def _step_done(self, event: StepDone) -> None:
@@ -411,11 +408,15 @@ class Scheduler:
     def preempt(self, request: Request) -> None:
         """Take a running request's memory: page it out where the policy pages, else drop what it computed."""
         del self.running[request.id]
-        self.preempted.append(request.id)
         if request.decoding:
             self.batch.leave(request)
         elif request in self.parked:
             self.parked.remove(request)
+        if self.tiered and self.pager.cancel_in(request):
+            request.cached_blocks = 0
+            self.paged[request.id] = request
+            return
+        self.preempted.append(request.id)
         if not request.prefilled:
             self.prefilling.pop(request.id, None)
         self._trim(request)
@@ -510,5 +511,3 @@ _HANDLERS: dict[type[Any], Callable[[Scheduler, Any], None]] = {
     Aborted: Scheduler._aborted,
     TierResized: Scheduler._tier_resized,
 }
-
-__all__ = ["Scheduler", "Transfer"]

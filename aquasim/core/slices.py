@@ -91,7 +91,7 @@ def _choose(s: "Scheduler", contenders: list[Request], budget: int) -> list[Requ
         tokens = request.computed if request.copy_tier else request.total
         need = (len(blocks) if blocks else -(-tokens // size)) + 1
         if need > budget and (chosen or not alone or need > budget + 1):
-            if backfill:
+            if backfill or not chosen:  # what still prefills may leave too little for the first: take who fits
                 continue
             break
         if len(chosen) >= seats:
@@ -144,21 +144,40 @@ def return_in_order(s: "Scheduler") -> bool:
     return True
 
 
-def may_start(s: "Scheduler", request: Request) -> bool:
-    """Say whether a sequence slot is there for a waiting request (time slices free one by eviction)."""
-    if s.quota is not None and s.policy.ranked:
-        if s.quota <= 0:
-            return False
-        s.quota -= 1
-    if len(s.running) < s.limits.max_num_seqs:
+def admit(s: "Scheduler", newcomer: Request, hit: list[int], head: bool) -> bool:
+    """Find a waiting request a seat and its blocks; False if it cannot start now.
+
+    In time slices the head of the queue displaces running requests for them; those behind it start only where
+    there is room (AQUA's release evicts for the head of an iteration).
+    """
+    if s.policy.ranked:
+        return _chosen(s) and len(s.running) < s.limits.max_num_seqs and s.admissible(newcomer, hit)
+    seat = len(s.running) < s.limits.max_num_seqs
+    if seat and s.admissible(newcomer, hit):
         return True
-    return s.policy.sliced and not s.policy.ranked and _evict_one(s, request)
-
-
-def evict_for(s: "Scheduler", newcomer: Request, hit: list[int]) -> bool:
-    """Page running requests out until a newcomer fits; False if it cannot start now."""
-    if not s.policy.sliced or s.policy.ranked:
+    if not s.policy.sliced or not head or not _worthwhile(s, newcomer):
         return False
+    if not seat and not _evict_one(s, newcomer):
+        return False
+    return _evict_for(s, newcomer, hit)
+
+
+def _chosen(s: "Scheduler") -> bool:
+    """Use up one of the places that a ranked decision gave to waiting requests."""
+    if s.quota is None:
+        return True
+    s.quota -= 1
+    return s.quota >= 0
+
+
+def _worthwhile(s: "Scheduler", newcomer: Request) -> bool:
+    """Say whether a newcomer would fit if everyone who can be displaced were."""
+    decoders = sum([len(r.blocks) for r in s.running.values() if r.decoding])
+    return s.blocks_for(newcomer.total) <= s.pool.free + s.pager.leaving + decoders
+
+
+def _evict_for(s: "Scheduler", newcomer: Request, hit: list[int]) -> bool:
+    """Page running requests out until a newcomer fits; False if it has to wait for their blocks."""
     while not s.admissible(newcomer, hit):
         short = s.blocks_for(newcomer.total) + s.watermark - s.pool.free
         if s.pager.overlap and s.pager.leaving >= short:

@@ -38,8 +38,6 @@ class Policy:
     in_order = False
     """A shortage of blocks is met request by request in running order, as vLLM does; matters where `victim` is
     not the last in that order, and slices do not care."""
-    strict_length = False
-    """Refuse requests whose longest output would not fit, instead of cutting it."""
 
     def queue(self) -> Queue:
         """Return the empty waiting queue."""

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from aquasim.core.policies.base import FOREVER, Policy
-from aquasim.core.request import Request
+from aquasim.core.request import Request, State
 
 if TYPE_CHECKING:
     from aquasim.core.scheduler import Scheduler
@@ -45,9 +45,9 @@ class Cfs(Policy):
         request.rank = self.rank(request)
 
     def _least(self, s: "Scheduler") -> int:
-        ranks = [r.rank for r in s.paged.values()]
-        ranks += [r.rank + (s.batch.tick if r.decoding else 0) for r in s.running.values()]
-        return min(ranks, default=0)
+        tick = s.batch.tick
+        served = [r for r in s.requests.values() if r.state is not State.WAITING]
+        return min([r.rank + (tick if r.decoding else 0) for r in served], default=0)
 
     def rank(self, request: Request) -> int:
         """Return generated tokens, plus what a clamped newcomer was credited with."""
@@ -76,7 +76,7 @@ class Aqua(Cfs):
     starve; page-outs and page-ins run beside compute, so the batch never stops for a transfer; a newcomer
     displaces the request with the smallest dirty share (a copy already in the tier costs nothing to evict)
     instead of the least served; selection goes on past a request that does not fit, so memory does not idle;
-    growth headroom is left alone by newcomers. Pages move as whole blocks where the layout allows.
+    and memory that comes free within a slice is filled. Pages move as whole blocks where the layout allows.
     """
 
     def __init__(self, *, slice_length: int = 16, clamp: bool = True, backfill: bool = True) -> None:

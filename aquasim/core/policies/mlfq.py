@@ -33,8 +33,8 @@ class Mlfq(Policy):
     def __init__(
         self, *, quantum: int = 16, prompt_tokens: int = 256, levels: int = 8, starvation_s: float = 60.0
     ) -> None:
-        if min(quantum, prompt_tokens, levels) < 1 or starvation_s <= 0:
-            raise ValueError("mlfq: quantum, prompt_tokens, levels and starvation_s must be positive")
+        if min(quantum, prompt_tokens, levels) < 1 or not 0 < starvation_s < 1e9:
+            raise ValueError("quantum, prompt_tokens, levels and starvation_s must be positive and finite")
         self.quantum = quantum
         self.prompt_tokens = prompt_tokens
         self.levels = levels
