@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from os import PathLike, fspath
 
+from aquasim.errors import UserError
 from aquasim.records.run import Run
 from aquasim.scenario import Scenario, load_scenario
 from aquasim.sim.simulate import Plan, simulate_system
@@ -24,7 +25,11 @@ def simulate(
     Raises:
         UserError: (a ValueError) one line that names what is wrong and what is valid.
     """
+    if isinstance(changes, str):
+        raise UserError(f"changes is {changes!r}; a list of such strings is needed")
     if not isinstance(scenario, Scenario):
         scenario = load_scenario(fspath(scenario), changes)
+    elif list(changes):
+        raise UserError("changes apply to a scenario's name or file, not to a Scenario")
     chosen = system or scenario.baseline or next(iter(scenario.systems))
     return simulate_system(Plan.of(scenario), chosen)

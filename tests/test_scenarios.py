@@ -97,14 +97,14 @@ def test_later_changes_win_and_tables_may_be_replaced_or_made() -> None:
             'workload.arrivals={kind="poisson", rate=2}',
             'systems.mine.policy="cfs"',
             "systems.mine.options.slice_length=2",
-            'systems."my own".policy=fcfs',
+            'systems."my.own".policy=fcfs',
         ],
     )
     assert scenario.seed == 4
     assert scenario.workload.arrivals is not None
     assert scenario.workload.arrivals.kind == "poisson"
     assert scenario.systems["mine"].options == {"slice_length": 2}
-    assert scenario.systems["my own"].policy == "fcfs"
+    assert scenario.systems["my.own"].policy == "fcfs"
 
 
 @pytest.mark.parametrize(

@@ -44,13 +44,12 @@ def run(
     set_: SetOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
-    events: Annotated[bool, typer.Option("--events", help="Record events and commands for replay.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Simulate one system of a scenario."""
     from aquasim.cli.simulate import run_command
 
-    run_command(scenario, system, set_ or [], out, overwrite, events, json)
+    run_command(scenario, system, set_ or [], out, overwrite, json)
 
 
 @app.command()
@@ -142,6 +141,8 @@ def main() -> None:
         app()
     except UserError as error:
         _fail(str(error), 2)
+    except RecursionError:
+        _fail("the input is nested too deeply", 2)
     except _Interrupted:
         _fail("interrupted", 130)
     except BrokenPipeError:

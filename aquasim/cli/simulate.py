@@ -19,13 +19,12 @@ def run_command(
     changes: list[str],
     out: Path | None,
     overwrite: bool,
-    events: bool,
     as_json: bool,
 ) -> None:
     """Simulate one system, print its summary, and write its records if asked."""
     scenario = load_scenario(name, changes)
     chosen = system or scenario.baseline or next(iter(scenario.systems))
-    results = simulate(scenario, [chosen], out, overwrite, events, single=True)
+    results = simulate(scenario, [chosen], out, overwrite, single=True)
     summary = results[chosen]
     if as_json:
         print(json.dumps({"scenario": Path(name).stem, "system": chosen, **summary}, indent=2))
@@ -55,7 +54,6 @@ def simulate(
     systems: list[str],
     out: Path | None,
     overwrite: bool,
-    events: bool = False,
     single: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Run `systems` one after the other; each one's records are written as soon as it ends.
@@ -78,7 +76,7 @@ def simulate(
     results = {}
     with Bar(systems) as bar:
         for system in systems:
-            run = simulate_system(plan, system, record_events=events, progress=bar.progress(system))
+            run = simulate_system(plan, system, progress=bar.progress(system))
             results[system] = run.summary()
             if system in targets:
                 _save(run, targets[system], overwrite)

@@ -109,10 +109,17 @@ def print_summary(scenario: Scenario, system: str, summary: dict[str, Any]) -> N
     for name, value in summary.items():
         if isinstance(value, dict):
             for part, amount in value.items():
-                table.add_row(f"{name}.{_plain(str(part))}", _number(amount))
+                shown = _link(amount) if isinstance(amount, dict) else _number(amount)
+                table.add_row(f"{name}.{_plain(str(part))}", shown)
         else:
             table.add_row(name, _number(value))
     console.print(table)
+
+
+def _link(link: dict[str, float]) -> str:
+    """Say what a link carried, how fast while busy, and which share of its capacity over the run."""
+    rate = link["bytes"] / link["busy_s"] / 1e9 if link.get("busy_s") else 0.0
+    return f"{link['bytes'] / 1e9:,.1f} GB at {rate:.0f} GB/s, {link.get('share', 0.0):.1%} of capacity"
 
 
 def _number(value: Any) -> str:

@@ -91,7 +91,9 @@ def _choose(s: "Scheduler", contenders: list[Request], budget: int) -> list[Requ
         tokens = request.computed if request.copy_tier else request.total
         need = (len(blocks) if blocks else -(-tokens // size)) + 1
         if need > budget and (chosen or not alone or need > budget + 1):
-            if backfill or not chosen:  # what still prefills may leave too little for the first: take who fits
+            if (
+                backfill or not chosen
+            ):  # what still prefills may leave too little for the first: take who fits
                 continue
             break
         if len(chosen) >= seats:

@@ -5,9 +5,11 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 Positive = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Tokens = Annotated[int, Field(ge=1)]
+Tokens = Annotated[int, Field(ge=1, le=10**9)]
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+"""Names become folders."""
 
 
 class Table(BaseModel):
@@ -19,7 +21,7 @@ class Table(BaseModel):
 class ModelTable(Table):
     """`[model]`: a known name or the path of a Hugging Face config.json, and the tensor-parallel degree."""
 
-    name: str
+    name: Annotated[str, Field(min_length=1)]
     tp: Literal[1, 2, 4, 8] = 1
 
 
@@ -53,9 +55,9 @@ class EngineTable(Table):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     kv_blocks: Positive | None = None
     """KV blocks in HBM; computed from the GPU's memory if left out."""
-    decode_overhead_s: Seconds | None = None
+    decode_overhead_s: Annotated[float, Field(ge=0, le=10)] | None = None
     """Host time per iteration without chunks; the profile's if left out."""
-    mixed_overhead_s: Seconds | None = None
+    mixed_overhead_s: Annotated[float, Field(ge=0, le=10)] | None = None
 
 
 class PoissonTable(Table):
@@ -163,7 +165,7 @@ class WorkloadTable(Table):
     With `path` and `arrivals`, lengths come from the trace and times from the arrivals.
     """
 
-    path: str | None = None
+    path: Annotated[str, Field(min_length=1)] | None = None
     format: str = "auto"
     stand_in: str | None = None
     requests: Positive | None = None
@@ -216,8 +218,5 @@ class Scenario(Table):
     model: ModelTable
     engine: EngineTable = EngineTable()
     workload: WorkloadTable
-    systems: dict[str, SystemTable] = Field(min_length=1)
+    systems: dict[Name, SystemTable] = Field(min_length=1)
     slo: SloTable | None = None
-
-
-System = SystemTable

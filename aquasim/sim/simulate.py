@@ -227,7 +227,7 @@ def _meta(
     plan: Plan, name: str, system: SystemTable, limits: Limits, policy: Policy, server: Server, env: Clock
 ) -> dict[str, Any]:
     seconds = env.ns / 1e9
-    ports = {p.name: p for p in server.fabric.ports.values() if p.carried}
+    ports = [port for port in server.fabric.ports.values() if port.carried]
     return {
         "scenario": plan.scenario.model_dump(mode="json", exclude_none=True),
         "system": name,
@@ -252,7 +252,7 @@ def _meta(
                 "busy_s": p.busy,
                 "share": p.carried / p.capacity / seconds,
             }
-            for p in ports.values()
+            for p in ports
         },
     }
 

@@ -16,9 +16,6 @@ class Source:
         self.engine: Engine | None = None
         self._workload = workload
         self._arrival = workload.arrival.tolist()
-        self._prompt = workload.prompt.tolist()
-        self._output = workload.output.tolist()
-        self._priority = workload.priority.tolist() if workload.priority is not None else None
         self._block_size = block_size
         self._hashed = prefix_caching and workload.prefix is not None
         self.sent = 0
@@ -55,7 +52,8 @@ class Source:
             i = self.sent
             self.sent += 1
             self._open += 1
-            priority = self._priority[i] if self._priority else 0
-            prefix = self._workload.block_hashes(i, self._block_size) if self._hashed else ()
-            self.engine.submit(i, self._prompt[i], self._output[i], priority, prefix)
+            workload = self._workload
+            priority = int(workload.priority[i]) if workload.priority is not None else 0
+            prefix = workload.block_hashes(i, self._block_size) if self._hashed else ()
+            self.engine.submit(i, int(workload.prompt[i]), int(workload.output[i]), priority, prefix)
         self._wait()
