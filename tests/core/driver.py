@@ -123,6 +123,11 @@ class Driver:
         self.records.append((now, None))
         commands = self.scheduler.plan(now)
         self.commands += commands
+        moved = {
+            kind: {m.request for c in commands if isinstance(c, Transfer) and c.kind == kind for m in c.moves}
+            for kind in ("out", "in")
+        }
+        assert not moved["out"] & moved["in"], "one decision moves a request both ways"
         for command in commands:
             if isinstance(command, Transfer):
                 assert all(number in self.moving or number < command.transfer for number in command.after)
