@@ -39,9 +39,9 @@ $(VENV)/installed: $(VENV)/python $(SOURCES)
 	$(PIP) .
 	touch $@
 
-$(VENV)/dev: $(VENV)/installed
+$(VENV)/dev: $(VENV)/python $(SOURCES)
 	$(PIP) '.[dev]'
-	touch $@
+	touch $(VENV)/installed $@
 
 clean:
 	rm -rf $(VENV) .venv-peer build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
