@@ -39,7 +39,12 @@ $(VENV)/installed: $(VENV)/python $(SOURCES)
 	$(PIP) .
 	touch $@
 
-$(VENV)/dev: $(VENV)/python $(SOURCES)
+# Tests need torch on the CPU only. TORCH_INDEX=https://download.pytorch.org/whl/cpu spares Linux several GB of CUDA.
+$(VENV)/torch: $(VENV)/python
+	$(PIP) torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+	touch $@
+
+$(VENV)/dev: $(VENV)/torch $(SOURCES)
 	$(PIP) '.[dev]'
 	touch $(VENV)/installed $@
 

@@ -26,6 +26,7 @@ MODULES = (
     "aquasim/core/scheduler.py",
     "aquasim/hardware/attention.py",
     "aquasim/hardware/cost.py",
+    "aquasim/hardware/throttle.py",
     "aquasim/sim/clock.py",
     "aquasim/sim/engine.py",
 )

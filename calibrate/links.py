@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from aquasim.calibrate import facts
-from aquasim.calibrate.operators import LinkTime
+from aquasim.calibrate.importers import read_table
+from aquasim.calibrate.lines import LineTime, round_to
 
 _SENDS = {
     "h100": "apex_plus/profile/comm/H100-SXM-80GB/sendrecv.csv",
@@ -45,31 +45,25 @@ def _nvlink(gpu: str, data: Path) -> Block:
     }
 
 
-def _sends(path: Path) -> LinkTime:
-    """Fit point-to-point sends by size, in either of the two files' forms."""
-    frame = pd.read_csv(path)
-    if "dtype" in frame:
-        frame = frame[(frame["dtype"] == "half") & (frame["size(kb)"] > 0)]
-        sizes, seconds = frame["size(kb)"].to_numpy(float) * 1024, frame["time(us)"].to_numpy(float) * 1e-6
-    else:
-        times = frame[frame.devices_per_node == 2].groupby("size")["time_stats.send_recv.median"].median()
-        sizes, seconds = times.index.to_numpy(float), times.to_numpy(float) * 1e-3
-    return LinkTime().fit(sizes, seconds)
+def _sends(path: Path) -> LineTime:
+    """Fit point-to-point sends by size."""
+    (sends,) = read_table(path)
+    return LineTime().fit(sends["bytes"], sends.seconds)
 
 
 def _pcie(gpu: str, name: str) -> Block:
     rates = facts.H100_PCIE_H2D if name == "pcie_h2d" else facts.H100_PCIE_D2H
     sizes = np.asarray(facts.H100_PCIE_KIB) * 1024.0
-    fitted = LinkTime().fit(sizes, sizes / (np.asarray(rates) * facts.GB))
+    fitted = LineTime().fit(sizes, sizes / (np.asarray(rates) * facts.GB))
     peak = facts.PEAK_PCIE[gpu]
     if peak > facts.PCIE_GEN4_RATE[name] * 2:
-        return _block(fitted, peak, facts.VLLM_BLOG if gpu == "h100" else facts.PCIE_SAME)
+        return _block(fitted, peak, facts.PCIE_GEN5_SOURCE[gpu])
     block = {**_block(fitted, peak, facts.PCIE_GEN4), "bytes_per_s": facts.PCIE_GEN4_RATE[name]}
     del block["residual"]
     return block
 
 
-def _block(link: LinkTime, peak: float, source: str) -> Block:
+def _block(link: LineTime, peak: float, source: str) -> Block:
     return {
         "bytes_per_s": round_to(link.rate_),
         "start_s": round_to(link.start_),
@@ -77,8 +71,3 @@ def _block(link: LinkTime, peak: float, source: str) -> Block:
         "residual": link.residual_,
         "source": source,
     }
-
-
-def round_to(value: float, digits: int = 4) -> float:
-    """Return `value` to so many significant digits, so that a build gives the same bytes each time."""
-    return float(f"{value:.{digits}g}")

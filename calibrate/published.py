@@ -12,59 +12,62 @@ from pathlib import Path
 from typing import Any
 
 from aquasim.calibrate import facts
+from aquasim.calibrate.fit import fit_blocks
+from aquasim.calibrate.importers import read_paths
 from aquasim.calibrate.links import link_blocks
-from aquasim.calibrate.operators import (
-    TILE,
-    AllReduceTime,
-    DecodeAttentionTime,
-    GemmTime,
-    PrefillAttentionTime,
-)
-from aquasim.calibrate.samples import all_reduce_samples, decode_samples, gemm_samples, prefill_samples
+from aquasim.calibrate.points import TILE
+from aquasim.calibrate.samples import by_operator
 from aquasim.hardware.profile import SCHEMA
-
-KERNELS = "PyPI aisimulate 0.13.0.dev202610270000000085 (Apache-2.0), bf16"
 
 Block = dict[str, Any]
 
 
 def build_profile(name: str, data: Path) -> Block:
-    """Fit every block of the profile `name` to the samples under `data`; ready for json.dumps."""
+    """Fit every block of the profile `name` to the samples under `data`; ready for json.dumps.
+
+    Raises ValueError, naming folder and pattern, where a table is missing or is there twice.
+    """
     gpu = facts.GPUS[name]
-    folder = data / "aisimulate-kernels" / gpu.folder
-    gemm = gemm_samples(folder, gpu.peak_flops, gpu.peak_hbm)
-    decode, prefill = _attention(folder, gpu)
+    parts, _ = read_paths(_found(data / pattern) for pattern in gpu.files)
+    peaks = gpu.peak_flops, gpu.peak_hbm
+    fitted = fit_blocks(
+        by_operator(parts), *peaks, gemm_smooth=gpu.gemm_smooth, tile=TILE, cache=gpu.l2_bytes
+    )
+    if name in facts.BESIDE:
+        fitted["prefill_attention"]["beside"] = facts.BESIDE[name]
     return {
         "schema": SCHEMA,
         "name": name,
         "title": gpu.title,
-        "memory": {"bytes": gpu.memory_bytes, "source": gpu.memory_source},
-        "peak": {"flops": gpu.peak_flops, "hbm_bytes_per_s": gpu.peak_hbm, "source": facts.VENDOR},
-        "hbm": {"read_bytes_per_s": gpu.hbm_read, "copy_bytes_per_s": gpu.hbm_copy, "source": gpu.hbm_source},
-        "kernels": {"source": KERNELS, "vllm": gpu.vllm},
-        "gemm": GemmTime(gemm, gpu.gemm_smooth).fit(gemm).block(),
-        "decode_attention": decode,
-        "prefill_attention": {"tile": TILE, "by_head_dim": prefill},
-        "all_reduce": {str(gpus): _all_reduce(folder, gpus, gpu.all_reduce_version) for gpus in (2, 4, 8)},
+        "kernels": gpu.kernels,
+        **fact_blocks(gpu),
         "elementwise": facts.ELEMENTWISE,
-        "overhead": facts.OVERHEAD,
+        "throttle": facts.throttle(name),
         "links": link_blocks(name, data),
+        **fitted,
     }
 
 
-def _attention(folder: Path, gpu: facts.Gpu) -> tuple[Block, Block]:
-    """Return the decode and prefill blocks, by head dimension."""
-    decode, prefill = {}, {}
-    for head_dim in gpu.head_dims:
-        steps = decode_samples(folder, head_dim, gpu.peak_hbm)
-        chunks = prefill_samples(folder, head_dim, TILE, gpu.peak_flops)
-        decode[str(head_dim)] = DecodeAttentionTime().fit(steps).block()
-        prefill[str(head_dim)] = PrefillAttentionTime(steps.above_floor()).fit(chunks).block()
-    return decode, prefill
+def fact_blocks(gpu: facts.Gpu) -> dict[str, Block]:
+    """Return the blocks that are known of a GPU without measuring it: memory, peaks, HBM rates."""
+    return {
+        "memory": {"bytes": gpu.memory_bytes, "source": gpu.memory_source},
+        "peak": {"flops": gpu.peak_flops, "hbm_bytes_per_s": gpu.peak_hbm, "source": gpu.peak_source},
+        "hbm": {"read_bytes_per_s": gpu.hbm_read, "copy_bytes_per_s": gpu.hbm_copy, "source": gpu.hbm_source},
+    }
 
 
-def _all_reduce(folder: Path, gpus: int, version: str) -> Block:
-    return AllReduceTime().fit(all_reduce_samples(folder, gpus, version, facts.ALL_REDUCE_LIMIT)).block()
+def _found(path: Path) -> Path:
+    """Return a folder as it is, and for a file's pattern the only file that matches."""
+    return path if path.is_dir() else one_file(path.parent, path.name)
+
+
+def one_file(folder: Path, pattern: str) -> Path:
+    """Return the only file in `folder` that matches; ValueError if there is none or more than one."""
+    found = sorted(folder.glob(pattern))
+    if len(found) != 1:
+        raise ValueError(f"{folder}: expected one file {pattern}, found {len(found)}")
+    return found[0]
 
 
 def profile_text(block: Block) -> str:
@@ -83,7 +86,7 @@ def main() -> None:
         block = build_profile(name, options.data)
         (options.out / f"{name}.json").write_text(profile_text(block), encoding="utf-8")
         for operator, residual in residuals(block).items():
-            print(f"{name:5} {operator:24} median {residual['median']:6.1%}  p90 {residual['p90']:6.1%}")
+            print(f"{name:10} {operator:34} median {residual['median']:6.1%}  p90 {residual['p90']:6.1%}")
 
 
 def residuals(block: Block, path: str = "") -> dict[str, Block]:

@@ -1,115 +1,175 @@
-"""Published kernel timings as arrays: which rows are used, and which are held out to judge a fit."""
+"""Timings of operators in one form, whether measured here or read from published tables."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
+
+from aquasim.errors import UserError
 
 Floats = NDArray[np.float64]
 
-_HELD_OUT = 0.1
-_MULTIPLIER = 2654435761  # Knuth's: spreads consecutive row numbers over 32 bits
+SCHEMA = 1
+"""Version of the sample format."""
 
 
 @dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of operator: its numeric `shape` columns, its text `labels`, and what a row means."""
+
+    shape: tuple[str, ...]
+    labels: tuple[str, ...]
+    meaning: str
+
+
+KINDS = {
+    "gemm": Kind(("tokens", "outputs", "inputs"), ("kernel",), "a tokens x inputs by inputs x outputs product"),
+    "decode_attention": Kind(
+        ("heads", "kv_heads", "head_dim", "batch", "length"), ("kernel",),
+        "one layer: `batch` sequences add a token each, reading `length` tokens each",
+    ),
+    "prefill_attention": Kind(
+        ("heads", "kv_heads", "head_dim", "batch", "new", "cached"), ("kernel",),
+        "one layer: `batch` sequences of `new` tokens each behind `cached` ones, causal",
+    ),
+    "mixed_attention": Kind(
+        ("heads", "kv_heads", "head_dim", "new", "cached", "batch", "length"), ("kernel",),
+        "one layer: a chunk of `new` tokens behind `cached` ones, beside `batch` decodes of `length` tokens",
+    ),
+    "elementwise": Kind(("bytes", "kernels", "tokens"), ("kernel",), "norm, rotary, activation, embedding"),
+    "sampling": Kind(("sequences", "vocab"), ("kernel",), "from logits to tokens, without the output head"),
+    "memory": Kind(("bytes",), ("method",), "bytes read (method read) or read and written (copy) on the device"),
+    "all_reduce": Kind(("gpus", "bytes"), ("kernel",), "all-reduce of `bytes` on each of `gpus`"),
+    "send_recv": Kind(("gpus", "bytes"), ("kernel",), "a send of `bytes` from one GPU to another"),
+    "copy": Kind(
+        ("bytes", "count", "both"), ("link", "method"),
+        "`count` copies of `bytes` each over a link; both is 1 if the other direction is busy as well",
+    ),
+    "launch": Kind(("kernels",), ("method",), "host time per kernel launched, replay of a graph, readback"),
+    "layer": Kind(
+        ("new", "cached", "batch", "length", "tp"), ("model",), "a whole decoder layer, to check the sum of its parts"
+    ),
+    "overlap": Kind(("batch", "length", "traffic"), ("link",), "a decode step; traffic is 1 beside copies"),
+    "ipc": Kind(("bytes",), ("method",), "opening or closing memory of another process"),
+    "host_memory": Kind(("threads", "bytes"), ("method",), "bytes moved in host memory by `threads`"),
+    "cpu_attention": Kind(
+        ("threads", "heads", "kv_heads", "head_dim", "batch", "length"), ("kernel",), "decode attention on the CPU"
+    ),
+}  # fmt: skip
+"""What can be measured. Sizes are bytes and tokens; heads are those of one GPU."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Samples:
-    """Timings `seconds` (shape: rows) at the coordinates `x` (rows x axes), from the file `source`.
+    """Timings of one kind of operator (shape of every column: rows).
 
-    `floor` is the least time the hardware's peaks allow; rows below it (operands still in cache) are left out
-    by `above_floor`. `read` counts the rows of the file that lie in the fitted range.
+    `seconds` is the median of `repeats` runs, `q25` and `q75` their quartiles; `shape` and `labels` hold the
+    columns of `KINDS[operator]`; `source` names the files, `provenance` the machine and versions, where known.
     """
 
-    source: str
-    x: Floats
+    operator: str
+    shape: dict[str, Floats]
+    labels: dict[str, NDArray[Any]]
     seconds: Floats
-    floor: Floats
-    read: int
+    q25: Floats
+    q75: Floats
+    repeats: NDArray[np.int64]
+    source: str
+    provenance: dict[str, str] = field(default_factory=dict)
 
-    def above_floor(self) -> "Samples":
-        """Return the rows that are no faster than the hardware's peaks."""
-        return self._take(self.seconds >= self.floor)
+    def __len__(self) -> int:
+        return len(self.seconds)
 
-    def split(self) -> tuple["Samples", "Samples"]:
-        """Return nine tenths of the rows to fit and one tenth to judge; the same rows each time."""
-        hashed = np.arange(len(self.x), dtype=np.uint64) * np.uint64(_MULTIPLIER) % np.uint64(2**32)
-        held = hashed < _HELD_OUT * 2**32
-        return self._take(~held), self._take(held)
+    def __getitem__(self, column: str) -> Floats:
+        """Return one shape column."""
+        return self.shape[column]
 
-    def _take(self, rows: NDArray[np.bool_]) -> "Samples":
-        return Samples(self.source, self.x[rows], self.seconds[rows], self.floor[rows], self.read)
+    def take(self, rows: NDArray[Any]) -> "Samples":
+        """Return the rows that a mask or an array of row numbers picks."""
+        return replace(
+            self,
+            shape={name: column[rows] for name, column in self.shape.items()},
+            labels={name: column[rows] for name, column in self.labels.items()},
+            seconds=self.seconds[rows],
+            q25=self.q25[rows],
+            q75=self.q75[rows],
+            repeats=self.repeats[rows],
+        )
 
-
-def one_file(folder: Path, pattern: str) -> Path:
-    """Return the only file in `folder` that matches; ValueError if there is none or more than one."""
-    found = sorted(folder.glob(pattern))
-    if len(found) != 1:
-        raise ValueError(f"{folder}: expected one file {pattern}, found {len(found)}")
-    return found[0]
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """Read one CSV of timings, without repeated points (the first stays)."""
-    frame = pd.read_csv(path)
-    timed = [column for column in frame.columns if column.startswith("latency")]
-    return frame.drop_duplicates([column for column in frame.columns if column not in timed])
+    def where(self, label: str, *values: str) -> "Samples":
+        """Return the rows in which `label` has one of `values`."""
+        return self.take(np.isin(self.labels[label].astype(str), values))
 
 
-def gemm_samples(folder: Path, peak_flops: float, peak_bytes: float) -> Samples:
-    """Return bf16 products; axes: m (tokens, to 16384), n (outputs) and k (inputs, both from 256)."""
-    path = one_file(folder, "gemm_bf16_*.csv.gz")
-    frame = read_table(path)
-    frame = frame[(frame.n >= 256) & (frame.k >= 256) & (frame.m <= 16384)]
-    m, n, k = (frame[axis].to_numpy(float) for axis in "mnk")
-    floor = np.maximum(2 * (m * n + n * k + m * k) / peak_bytes, 2 * m * n * k / peak_flops)
-    return _samples(path, frame, np.stack([m, n, k], axis=1), floor)
+def make_samples(
+    operator: str,
+    source: str,
+    columns: Mapping[str, Any],
+    seconds: Any,
+    *,
+    q25: Any = None,
+    q75: Any = None,
+    repeats: Any = 1,
+    provenance: Mapping[str, str] | None = None,
+) -> Samples:
+    """Build `Samples` from columns (arrays, or one value for all rows); absent labels are empty text.
 
-
-def decode_samples(folder: Path, head_dim: int, peak_bytes: float) -> Samples:
-    """Return decode attention; axes: query heads per KV head, KV heads, sequences, tokens of each."""
-    path = one_file(folder, "generation_attention_bf16_*.csv.gz")
-    frame = read_table(path)
-    frame = frame[frame.head_dim == head_dim]
-    heads, batch = frame.num_key_value_heads.to_numpy(float), frame.batch_size.to_numpy(float)
-    group, length = frame.num_heads.to_numpy(float) / heads, (frame.step + frame.isl).to_numpy(float)
-    floor = 4 * head_dim * heads * batch * length / peak_bytes
-    return _samples(path, frame, np.stack([group, heads, batch, length], axis=1), floor)
-
-
-def prefill_samples(folder: Path, head_dim: int, tile: int, peak_flops: float) -> Samples:
-    """Return prefill attention; axes: query heads per KV head, query rows, tokens a query sees on average.
-
-    Rows are heads x sequences x new tokens, the latter no less than a kernel's tile. One-token prompts are
-    left out: the kernel for decoding serves them.
+    Quartiles default to the median. Raises UserError, as `check`, for a time that is not above 0.
     """
-    path = one_file(folder, "context_attention_bf16_*.csv.gz")
-    frame = read_table(path)
-    frame = frame[(frame.head_dim == head_dim) & (frame.isl > 1)]
-    heads, new = frame.num_heads.to_numpy(float), frame.isl.to_numpy(float)
-    rows = heads * frame.batch_size.to_numpy(float)
-    reach = frame.step.to_numpy(float) + new / 2
-    group = heads / frame.num_key_value_heads.to_numpy(float)
-    x = np.stack([group, rows * np.maximum(new, tile), reach], axis=1)
-    return _samples(path, frame, x, 4 * head_dim * rows * new * reach / peak_flops)
+    kind, times = KINDS[operator], np.asarray(seconds, dtype=float)
+    rows = times.shape
+
+    def column(value: Any, dtype: Any) -> NDArray[Any]:
+        return np.broadcast_to(np.asarray(value, dtype=dtype), rows).copy()
+
+    made = Samples(
+        operator=operator,
+        shape={name: column(columns[name], float) for name in kind.shape},
+        labels={name: column(columns.get(name, ""), object) for name in kind.labels},
+        seconds=times,
+        q25=column(times if q25 is None else q25, float),
+        q75=column(times if q75 is None else q75, float),
+        repeats=column(repeats, np.int64),
+        source=source,
+        provenance=dict(provenance or {}),
+    )
+    check(made)
+    return made
 
 
-def _samples(path: Path, frame: pd.DataFrame, x: Floats, floor: Floats) -> Samples:
-    seconds = frame.latency_ms.to_numpy(float) / 1e3
-    return Samples(f"{path.parent.name}/{path.name}", x, seconds, floor, len(frame))
+def check(samples: Samples) -> None:
+    """Raise UserError, naming source, row and value, for a time or shape that cannot be."""
+    where = f"{samples.source}: {samples.operator}"
+    for name, column in (("seconds", samples.seconds), *samples.shape.items()):
+        least = 0.0 if name in ("cached", "both", "traffic", "new", "batch", "length") else None
+        bad = ~np.isfinite(column) | ((column <= 0) if least is None else (column < least))
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise UserError(f"{where}: row {row + 1}: {name} is {column[row]:g}; a number above 0 is needed")
 
 
-def all_reduce_samples(folder: Path, gpus: int, version: str, custom_limit: int) -> Samples:
-    """Return all-reduce over `gpus` GPUs; axis: bytes. The faster of vLLM's own kernel and NCCL at each size.
+def concat(parts: Iterable[Samples]) -> Samples:
+    """Return the rows of all parts, which are of one kind; sources are joined by " + "."""
+    listed = list(parts)
+    first = listed[0]
+    return replace(
+        first,
+        shape={name: np.concatenate([part.shape[name] for part in listed]) for name in first.shape},
+        labels={name: np.concatenate([part.labels[name] for part in listed]) for name in first.labels},
+        seconds=np.concatenate([part.seconds for part in listed]),
+        q25=np.concatenate([part.q25 for part in listed]),
+        q75=np.concatenate([part.q75 for part in listed]),
+        repeats=np.concatenate([part.repeats for part in listed]),
+        source=" + ".join(dict.fromkeys(part.source for part in listed)),
+        provenance={key: value for part in reversed(listed) for key, value in part.provenance.items()},
+    )
 
-    vLLM's kernel, of the given version and under CUDA graphs, counts up to `custom_limit` bytes.
-    """
-    paths = folder / f"vllm_custom_allreduce_{version}.csv.gz", one_file(folder, "nccl_2.2*.csv.gz")
-    own, nccl = (pd.read_csv(path) for path in paths)
-    own = own[(own.backend == "vllm_graph") & (own.message_size_as_given <= custom_limit)]
-    both = pd.concat([own, nccl[nccl.op_name == "all_reduce"]])
-    both = both[(both.num_gpus == gpus) & (both.message_size_as_given >= 256)]
-    best = both.groupby("message_size_as_given").latency_ms.min()
-    x = best.index.to_numpy(float)[:, None]
-    source = " + ".join(f"{path.parent.name}/{path.name}" for path in paths)
-    return Samples(source, x, best.to_numpy(float) / 1e3, np.zeros(len(best)), len(best))
+
+def by_operator(parts: Iterable[Samples]) -> dict[str, Samples]:
+    """Return the samples of each operator in one piece, in order of `KINDS`."""
+    groups: dict[str, list[Samples]] = {}
+    for part in parts:
+        groups.setdefault(part.operator, []).append(part)
+    return {operator: concat(groups[operator]) for operator in KINDS if operator in groups}

@@ -4,7 +4,7 @@ A surface is a table of log2(nanoseconds) at the knots of a grid, multilinear in
 between them (hat functions), flat outside: what aquasim.hardware.grid evaluates at run time.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Self
 
@@ -14,6 +14,7 @@ from scipy.sparse import csr_matrix, identity, kron
 from scipy.sparse.linalg import spsolve
 
 Floats = NDArray[np.float64]
+Expected = Callable[[Floats], Floats]
 
 _HUBER = 0.1  # octaves: an error beyond this (7 %) counts linearly, so that one hiccup bends nothing
 _ROUNDS = 6
@@ -25,18 +26,35 @@ class Surface:
 
     `knots` holds the knots of each axis, ascending; `smooth` weighs second differences along all axes against
     the samples (slopes in octaves per octave); along the axes `rising` time never falls.
+
+    Where samples are sparse, `expected` gives seconds at points (rows x axes) from the hardware's peaks. What
+    is then smooth is the ratio to it, and `ridge` weighs, for each axis, the ratio's first differences: knots
+    without samples take their neighbours' share of the peak. No knot gets less than `least` seconds.
     """
 
     def __init__(
-        self, knots: tuple[tuple[float, ...], ...], *, smooth: float, rising: tuple[int, ...]
+        self,
+        knots: tuple[tuple[float, ...], ...],
+        *,
+        smooth: float,
+        rising: tuple[int, ...],
+        expected: Expected | None = None,
+        ridge: tuple[float, ...] = (),
+        least: float = 0.0,
     ) -> None:
         self.knots = knots
         self.smooth = smooth
         self.rising = rising
+        self.expected = expected
+        self.ridge = ridge
+        self.least = least
 
     def fit(self, x: Floats, seconds: Floats) -> Self:
         """Fit to `seconds` at the points `x`, by relative error. Sets `table_`, log2 ns at the knots."""
         design, target = self._design(x), np.log2(seconds * 1e9)
+        prior = self._prior()
+        if prior is not None:
+            target = target - design @ prior
         roughness = self._roughness()
         weights = np.ones(len(target))
         for _ in range(_ROUNDS):
@@ -44,12 +62,22 @@ class Surface:
             solution = spsolve((design.T @ weighted + roughness).tocsc(), weighted.T @ target)
             error = np.abs(design @ solution - target)
             weights = np.minimum(1.0, _HUBER / np.maximum(error, 1e-9))
-        self.table_ = self._monotone(solution.reshape([len(axis) for axis in self.knots]))
+        table = solution if prior is None else solution + prior
+        if self.least:
+            table = np.maximum(table, np.log2(self.least * 1e9))
+        self.table_ = self._monotone(table.reshape([len(axis) for axis in self.knots]))
         return self
 
     def predict(self, x: Floats) -> Floats:
         """Return seconds at the points `x`."""
         return np.asarray(np.exp2(self._design(x) @ self.table_.ravel()) * 1e-9)
+
+    def _prior(self) -> Floats | None:
+        """Return log2 ns expected at the knots, where an expectation was given."""
+        if self.expected is None:
+            return None
+        points = np.stack(np.meshgrid(*self.knots, indexing="ij"), axis=-1).reshape(-1, len(self.knots))
+        return np.asarray(np.log2(self.expected(points) * 1e9))
 
     def _design(self, x: Floats) -> csr_matrix:
         """Return the weight of each knot at each point (samples x knots)."""
@@ -74,17 +102,24 @@ class Surface:
         return cell, (inside - logs[cell]) / np.where(width > 0, width, 1)
 
     def _roughness(self) -> csr_matrix:
-        """Return the quadratic form of second differences along every axis (slopes in octaves per octave)."""
-        sizes = [len(axis) for axis in self.knots]
-        total = 1e-9 * identity(int(np.prod(sizes)), format="csr")
+        """Return the quadratic form of second differences along every axis, and of first ones by `ridge`."""
+        total = 1e-9 * identity(int(np.prod([len(axis) for axis in self.knots])), format="csr")
         for i, axis in enumerate(self.knots):
-            difference = _second_difference(np.log2(np.asarray(axis)))
-            parts = [identity(n) for n in sizes[:i]] + [difference] + [identity(n) for n in sizes[i + 1 :]]
-            operator = parts[0]
-            for part in parts[1:]:
-                operator = kron(operator, part)
+            operator = self._along(i, _second_difference(np.log2(np.asarray(axis))))
             total = total + self.smooth * (operator.T @ operator)
+        for i, weight in enumerate(self.ridge):
+            operator = self._along(i, _first_difference(np.log2(np.asarray(self.knots[i]))))
+            total = total + weight * (operator.T @ operator)
         return total.tocsr()
+
+    def _along(self, axis: int, matrix: csr_matrix) -> csr_matrix:
+        """Return the operator that applies `matrix` along one axis of the table."""
+        sizes = [len(knots) for knots in self.knots]
+        parts = [identity(n) for n in sizes[:axis]] + [matrix] + [identity(n) for n in sizes[axis + 1 :]]
+        operator = parts[0]
+        for part in parts[1:]:
+            operator = kron(operator, part)
+        return operator
 
     def _monotone(self, table: Floats) -> Floats:
         """Return a table near `table` that falls along none of the rising directions."""
@@ -104,6 +139,14 @@ class Surface:
         for axis, start in product(self.rising, (0, 1)):
             view = np.moveaxis(table, axis, 0)
             yield view[start:-1:2], view[start + 1 :: 2]
+
+
+def _first_difference(x: Floats) -> csr_matrix:
+    """Return the matrix that gives the change between knots, over the root of their distance."""
+    matrix = np.zeros((max(1, len(x) - 1), len(x)))
+    for i in range(len(x) - 1):
+        matrix[i, i : i + 2] = np.array([-1.0, 1.0]) / np.sqrt(x[i + 1] - x[i])
+    return csr_matrix(matrix)
 
 
 def _second_difference(x: Floats) -> csr_matrix:

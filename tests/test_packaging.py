@@ -92,7 +92,9 @@ def test_the_wheel_holds_what_links_point_to(wheel: Path, tree: Path) -> None:
         held = set(archive.namelist())
     expected = {"aquasim/py.typed", "aquasim/calibrate/__init__.py", "aquasim/runtime/__init__.py"}
     for folder, pattern in (("calibrate", "*.py"), ("runtime", "*.py"), ("scenarios", "*.toml")):
-        expected |= {f"aquasim/{folder}/{path.name}" for path in (tree / folder).glob(pattern)}
+        expected |= {
+            f"aquasim/{folder}/{path.relative_to(tree / folder)}" for path in (tree / folder).rglob(pattern)
+        }
     profiles = (tree / "aquasim" / "hardware" / "profiles").glob("*.json")
     expected |= {f"aquasim/hardware/profiles/{path.name}" for path in profiles}
     assert len(expected) > 15

@@ -104,6 +104,67 @@ def schedule(
     schedule_command(file, policy, option or [])
 
 
+@app.command()
+def calibrate(
+    device: Annotated[
+        str | None, typer.Option(metavar="cuda|cpu", help="What to measure; the GPU if there is one.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few and small sizes: minutes become seconds.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Folder to measure into and to go on in (--from: a file)."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="The profile's name.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Stop after this long; a rerun goes on.")
+    ] = None,
+    from_: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="PATH", help="Fit to these files or folders instead of measuring."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="PROFILE", help="Take what was not measured from this profile.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Measure this machine, or read published timings, and fit a hardware profile."""
+    from aquasim.cli.calibrate import calibrate_command, from_command
+
+    if from_:
+        if device or quick or budget is not None:
+            raise UserError("--device, --quick and --budget are for measuring; --from fits what is there")
+        from_command(from_, name, out, base, json)
+    else:
+        calibrate_command(device, quick, out, name, budget, base, json)
+
+
+@app.command()
+def profiles(json: JsonOption = False) -> None:
+    """List the hardware profiles that ship, what they were fitted to and how far off they are."""
+    from aquasim.cli.profiles import profiles_command
+
+    profiles_command(json)
+
+
+@app.command()
+def validate(
+    datasets: Annotated[list[Path], typer.Argument(metavar="DATASET...", help="Folders of measured runs.")],
+    json: JsonOption = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw measured against simulated distributions there.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--runs", help="A row per run, however many there are.")] = False,
+) -> None:
+    """Replay measured serving runs and print how far the simulator is off."""
+    from aquasim.cli.validate import validate_command
+
+    validate_command(datasets, json, plot, every)
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"aquasim {__version__}")

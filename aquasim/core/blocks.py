@@ -11,7 +11,7 @@ class BlockPool:
     leaves a `debt` until enough is given back.
     """
 
-    __slots__ = ("_free", "_made", "capacity", "debt", "free", "pop")
+    __slots__ = ("_free", "_made", "capacity", "debt", "extra", "free", "pop")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -23,6 +23,8 @@ class BlockPool:
         """Take one block without counting: the caller has checked `free`, and lowers it by what it took."""
         self.debt = 0
         """Blocks that must be given up before any can be taken again."""
+        self.extra = 0
+        """Holders of blocks beyond the first of each: so many blocks fewer are held than are read."""
 
     @property
     def held(self) -> int:
@@ -171,6 +173,7 @@ class PrefixPool(BlockPool):
         self._free.extend(reversed(front))
 
     def _unshare(self, block: int) -> None:
+        self.extra -= 1
         if self._shared[block] == 1:
             del self._shared[block]
         else:
@@ -203,6 +206,7 @@ class PrefixPool(BlockPool):
                 self._stale[block] = self._stale.get(block, 0) + 1
             else:
                 self._shared[block] = self._shared.get(block, 0) + 1
+                self.extra += 1
 
     def register(self, block: int, key: object) -> None:
         """Remember that `block` holds the content `key`."""
@@ -224,6 +228,7 @@ class PrefixPool(BlockPool):
         for block in held:
             counts[block] = counts.get(block, 0) + 1
         assert {b: n - 1 for b, n in counts.items() if n > 1} == self._shared, "holders differ"
+        assert self.extra == sum(self._shared.values()), "extra holders differ"
         stale = dict(self._stale)
         free = list(self._free)
         for block in self._queue:

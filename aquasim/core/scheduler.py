@@ -278,6 +278,8 @@ class Scheduler:
         if self.tiered:
             after = self.pager.pending()
             self.reserved = self.pool.free
+            if after:  # what landing frees may let somebody return: decide anew an iteration later
+                repeat = 1
         self._chunks = chunks
         number = self._steps
         self._steps = number + 1

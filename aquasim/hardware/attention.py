@@ -1,5 +1,6 @@
 """Time of attention: linear pieces for decoding, a surface for new tokens."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import pairwise
 from math import ceil, log2
@@ -24,14 +25,17 @@ def measured_head_dim(dims: dict[int, Grid], head_dim: int) -> tuple[int, float]
 
 
 class DecodeAttention:
-    """Attention of all layers when each sequence adds one token, on one of `tp` GPUs."""
+    """Attention of all layers when each sequence adds one token, on one of `tp` GPUs.
 
-    def __init__(self, profile: Profile, model: Model, tp: int) -> None:
+    `tables` are the profile's for decodes alone, or for what they add to a launch with prefill chunks.
+    """
+
+    def __init__(self, profile: Profile, model: Model, tp: int, tables: dict[int, Grid]) -> None:
         self.model = model
-        dim, self.factor = measured_head_dim(profile.decode_attention, model.head_dim)
+        dim, self.factor = measured_head_dim(tables, model.head_dim)
         kv_heads = model.kv_heads_gpu(tp)
         group = model.heads // tp / kv_heads
-        self.grid = profile.decode_attention[dim].fix(group, grow=False).fix(kv_heads)
+        self.grid = tables[dim].fix(group, grow=False).fix(kv_heads)
         self.launch_ns = self.factor * self.grid.fix(1).ns(1)
         self.token_seconds = 2 * kv_heads * model.head_dim * model.dtype_bytes / profile.peak_hbm
 
@@ -61,6 +65,33 @@ class DecodeAttention:
     def _ns(self, curve: Grid, batch: int, length: int) -> int:
         seconds = max(curve.ns(max(1, length)) * 1e-9 * self.factor, batch * length * self.token_seconds)
         return ceil(self.model.layers * seconds * 1e9)
+
+
+class Beside:
+    """What decodes add to a launch of attention with prefill chunks, on one of `tp` GPUs, over all layers.
+
+    From the profile's table of such launches. Without one, decodes cost as alone, less the launch, times the
+    profile's factor where the longest chunk fills more than `rows` rows of queries per KV head: then the
+    kernel neither splits a decode's context over the chip nor tunes its tiles to it.
+    """
+
+    def __init__(self, profile: Profile, model: Model, tp: int, alone: DecodeAttention) -> None:
+        tables = profile.mixed_attention
+        self.decode = DecodeAttention(profile, model, tp, tables) if tables else alone
+        self.launch = model.layers * self.decode.launch_ns
+        self.factor, rows = (1.0, 0) if tables else profile.beside_chunks
+        self.tuned = rows * model.kv_heads_gpu(tp) * tp / model.heads
+        self._pieces: dict[int, tuple[list[int], list[int], list[int]]] = {}
+
+    def ns(self, batch: int, length: int, longest: int) -> float:
+        """Nanoseconds that `batch` decodes of `length` tokens add to a launch whose longest chunk is `longest`."""
+        known = self._pieces.get(batch)
+        if known is None:
+            known = self._pieces[batch] = self.decode.pieces(batch)
+        lengths, bases, slopes = known
+        piece = bisect_right(lengths, length) - 1
+        added = max(0.0, bases[piece] + slopes[piece] * (length - lengths[piece]) - self.launch)
+        return added * self.factor if longest > self.tuned else added
 
 
 KEPT = 1 << 16

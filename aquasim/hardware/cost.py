@@ -4,12 +4,17 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from math import ceil
 
-from aquasim.hardware.attention import Chunk, DecodeAttention, PrefillAttention
+from aquasim.hardware.attention import Beside, Chunk, DecodeAttention, PrefillAttention
 from aquasim.hardware.linear import LinearTime
 from aquasim.hardware.profile import Profile
+from aquasim.hardware.serving import DEFAULT, Sampling, Serving
 from aquasim.models import Model
 
 MEASURED_DTYPE_BYTES = 2
+SHARED_SAVING = 0.45
+"""Share of the time to read KV that a second reader saves: it comes from the cache, at 5.5 TB/s on H100, not at 3."""
+BEST_SHARE = 0.72
+"""Share of peak flops that large products reach on H100 (its samples): an iteration at this rate is all compute."""
 
 
 class StepCost:
@@ -18,10 +23,9 @@ class StepCost:
     An iteration is products, all-reduces and elementwise work over its tokens, the output head over the
     sequences it samples (all decoding ones and one per chunk), attention, and host overhead. Everything that
     depends on a token count or a batch size is computed once and kept. Chunks and decodes share one launch of
-    attention per layer.
+    attention per layer, in which decodes cost more than alone.
 
-    `decode_overhead` and `mixed_overhead` replace the profile's host seconds per iteration without and with
-    chunks, for another engine than the profile's.
+    `serving` says what host overhead and choosing tokens by `sampling` take.
 
     Raises ValueError if the model cannot be split over `tp` GPUs or is not in 16-bit weights, as the kernels
     measured.
@@ -34,8 +38,8 @@ class StepCost:
         tp: int = 1,
         max_tokens: int = 8192,
         *,
-        decode_overhead: float | None = None,
-        mixed_overhead: float | None = None,
+        serving: Serving = DEFAULT,
+        sampling: Sampling = "greedy",
     ) -> None:
         model.check_tp(tp)
         if model.dtype_bytes != MEASURED_DTYPE_BYTES:
@@ -47,13 +51,16 @@ class StepCost:
         self.tp = tp
         self.max_tokens = max_tokens
         self._linear = LinearTime(profile, model, tp)
-        self._decode = DecodeAttention(profile, model, tp)
+        self._decode = DecodeAttention(profile, model, tp, profile.decode_attention)
         self._prefill = PrefillAttention(profile, model, tp)
-        self._launch_ns = min(self._decode.launch_ns, self._prefill.launch_ns)
+        self._beside = Beside(profile, model, tp, self._decode)
         self._depth = model.layers
         self._kv_bytes = model.kv_bytes_per_token_gpu(tp)
-        self._decode_overhead = _overhead_ns(decode_overhead, profile.decode_overhead)
-        self._mixed_overhead = _overhead_ns(mixed_overhead, profile.mixed_overhead)
+        decode_s, mixed_s = serving.host_s(tp)
+        self._decode_overhead, self._mixed_overhead = round(decode_s * 1e9), round(mixed_s * 1e9)
+        start, each = serving.sampling_s(sampling, model.vocab)
+        self._choice_start, self._choice_each = start * 1e9, each * 1e9
+        self._busy_ns = self._linear.flops(1) / (profile.peak_flops * BEST_SHARE) * 1e9
         self._layers_ns: dict[int, int] = {}
         self._logits_ns: dict[int, int] = {}
         self._batches: dict[int, tuple[int, list[int], list[int], list[int]]] = {}
@@ -77,25 +84,36 @@ class StepCost:
         `context` is the decoding sequences' total context (tokens); without chunks this is `decode`'s a.
         Raises ValueError for an empty iteration, an empty chunk, or more than `max_tokens` tokens.
         """
+        return self.timed(chunks, batch, context)[0]
+
+    def timed(self, chunks: Sequence[Chunk], batch: int, context: int) -> tuple[int, float]:
+        """As `step`, and how many of those ns tensor cores are busy: what a lower clock stretches.
+
+        These are the products, by the share of the best rate they reach, and the chunks' attention; none of an
+        iteration without chunks, which waits for memory.
+        """
         if not chunks:
-            return self.decode(batch, context)[0]
+            return self.decode(batch, context)[0], 0.0
         tokens = batch
+        longest = 0
         for new, cached in chunks:
             if new < 1 or cached < 0:
                 raise ValueError(f"chunk of {new} new and {cached} cached tokens")
             tokens += new
+            if new > longest:
+                longest = new
         layers_ns, logits_ns = self._layers_ns, self._logits_ns
         sampled = batch + len(chunks)
-        total = self._mixed_overhead + (layers_ns.get(tokens) or self._layers(tokens))
-        total += logits_ns.get(sampled) or self._logits(sampled)
-        attention = self._prefill.ns(chunks)
-        if not batch:
-            return total + ceil(self._depth * attention)
-        _, lengths, bases, slopes = self._batches.get(batch) or self._prepare(batch)
-        length = context // batch
-        piece = bisect_right(lengths, length) - 1
-        total += bases[piece] + slopes[piece] * (length - lengths[piece])
-        return total + ceil(self._depth * (attention - self._launch_ns))
+        layers = layers_ns.get(tokens) or self._layers(tokens)
+        attention = self._depth * self._prefill.ns(chunks)
+        total = self._mixed_overhead + layers + (logits_ns.get(sampled) or self._logits(sampled))
+        busy = tokens * self._busy_ns
+        compute = attention + (busy if busy < layers else layers)
+        if batch:
+            attention = max(attention, self._beside.launch) + self._beside.ns(
+                batch, context // batch, longest
+            )
+        return total + ceil(attention), compute
 
     def memory_ns(self, batch: int, context: int, tokens: int) -> int:
         """Return ns of moving the HBM bytes of an iteration, weights and KV cache, at the HBM's peak rate.
@@ -129,12 +147,6 @@ class StepCost:
     def _logits(self, sampled: int) -> int:
         known = self._logits_ns.get(sampled)
         if known is None:
-            known = self._logits_ns[sampled] = ceil(self._linear.logits(sampled) * 1e9)
+            choice = self._choice_start + sampled * self._choice_each
+            known = self._logits_ns[sampled] = ceil(self._linear.logits(sampled) * 1e9 + choice)
         return known
-
-
-def _overhead_ns(given: float | None, default: float) -> int:
-    seconds = default if given is None else given
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(f"overhead per iteration must be at least 0 seconds, is {seconds}")
-    return round(seconds * 1e9)

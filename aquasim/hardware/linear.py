@@ -4,6 +4,9 @@ from aquasim.hardware.grid import Grid
 from aquasim.hardware.profile import Profile
 from aquasim.models import Gemm, Model
 
+ROUTING_SKEW = 0.8
+"""Exponent of experts' popularity by rank (Zipf): what decode times of Mixtral 8x7B at batches of 10 to 28 say."""
+
 _LOGIT_BYTES = 10  # read in 2 bytes, written and read again in 4
 _LOGIT_KERNELS = 3
 
@@ -11,9 +14,10 @@ _LOGIT_KERNELS = 3
 class LinearTime:
     """Seconds of everything but attention and host overhead, on one of `tp` GPUs.
 
-    A mixture of experts runs each of its products as one grouped product. Of E experts, T tokens with k
-    choices each touch d = E (1 - (1 - k/E)^T) distinct ones, if choices are uniform; the group then costs
-    what one product of T k / d tokens and d times the outputs costs: the same weights read, the same flops.
+    A mixture of experts runs each of its products as one grouped product. T tokens with k choices each touch
+    d = sum over experts of 1 - (1 - p)^T distinct ones, p = k times the expert's popularity (`ROUTING_SKEW`);
+    the group costs what one product of T k / d tokens and d times the outputs costs: the same weights read,
+    the same flops.
     """
 
     def __init__(self, profile: Profile, model: Model, tp: int) -> None:
@@ -28,6 +32,7 @@ class LinearTime:
         self.head_curve = by_outputs.fix(self.head.n, self.head.k)
         self.all_reduce = profile.all_reduce[tp] if tp > 1 else None
         self.element_bytes, self.kernels = elementwise(model, tp)
+        self.chances = _chances(model.experts, model.experts_per_token)
         self.dense_bytes = self._bytes(self.gemms)
         self.expert_bytes = self._bytes(self.experts)
 
@@ -37,14 +42,26 @@ class LinearTime:
         products += sum(gemm.per_layer * self._grouped(gemm, grid, tokens) for gemm, grid in self.experts)
         hidden = tokens * self.model.hidden * self.model.dtype_bytes
         reduce = self.all_reduce.ns(hidden) * 1e-9 if self.all_reduce else 0.0
-        layer = products + self._elements(tokens * self.element_bytes, self.kernels) + 2 * reduce
-        ends = self._elements(6 * hidden, 2) + reduce  # embedding (2 vectors) and last norm (4)
+        layer = (
+            products
+            + self.profile.elementwise_seconds(tokens * self.element_bytes, self.kernels)
+            + 2 * reduce
+        )
+        ends = (
+            self.profile.elementwise_seconds(6 * hidden, 2) + reduce
+        )  # embedding (2 vectors) and last norm (4)
         return self.model.layers * layer + ends
 
     def logits(self, sampled: int) -> float:
         """Seconds of the output head and of reading its logits, for `sampled` sequences."""
-        read = self._elements(sampled * self.head.n * _LOGIT_BYTES, _LOGIT_KERNELS)
+        read = self.profile.sampling_seconds(sampled * self.head.n * _LOGIT_BYTES, _LOGIT_KERNELS)
         return self._product(self.head, self.head_curve, sampled) + read
+
+    def flops(self, tokens: int) -> float:
+        """Floating point operations of all layers' products over `tokens` tokens."""
+        single = sum(gemm.per_layer * gemm.n * gemm.k for gemm, _ in self.gemms)
+        experts = sum(gemm.per_layer * gemm.n * gemm.k for gemm, _ in self.experts)
+        return 2.0 * tokens * self.model.layers * (single + self.model.experts_per_token * experts)
 
     def weight_bytes(self, tokens: int) -> float:
         """Bytes of weights one iteration over `tokens` tokens reads: of experts only those touched."""
@@ -66,15 +83,17 @@ class LinearTime:
         return max(grid.fix(rows).ns(outputs) * 1e-9, self._roofline(rows, outputs, gemm.k))
 
     def _touched(self, tokens: int) -> float:
-        experts, chosen = self.model.experts, self.model.experts_per_token
-        return float(experts * (1 - (1 - chosen / experts) ** tokens))
+        return sum(1 - (1 - chance) ** tokens for chance in self.chances)
 
     def _roofline(self, m: float, n: float, k: float) -> float:
         moved = (m * n + n * k + m * k) * self.model.dtype_bytes
         return max(moved / self.profile.peak_hbm, 2 * m * n * k / self.profile.peak_flops)
 
-    def _elements(self, moved: float, kernels: int) -> float:
-        return kernels * self.profile.kernel_floor + moved / self.profile.hbm_copy
+
+def _chances(experts: int, chosen: int) -> list[float]:
+    """Return how likely a token is to choose each expert."""
+    popularity = [rank**-ROUTING_SKEW for rank in range(1, experts + 1)]
+    return [min(1.0, chosen * share / sum(popularity)) for share in popularity]
 
 
 def elementwise(model: Model, tp: int) -> tuple[int, int]:

@@ -8,8 +8,13 @@ from typing import Any
 
 from aquasim.hardware.grid import Grid
 from aquasim.hardware.links import LinkKind
+from aquasim.hardware.throttle import Throttle
 
 SCHEMA = 1
+REQUIRED = (
+    "memory", "peak", "hbm", "gemm", "decode_attention", "prefill_attention", "elementwise", "links",
+)  # fmt: skip
+"""Blocks without which nothing can be simulated; all-reduce, say, is needed on several GPUs only."""
 FOLDER = Path(__file__).parent / "profiles"
 
 
@@ -32,8 +37,6 @@ class Profile:
     hbm_read: float
     hbm_copy: float
     kernel_floor: float
-    decode_overhead: float
-    mixed_overhead: float
     tile: int
     links: dict[str, LinkKind]
     blocks: dict[str, Any] = field(repr=False)
@@ -45,13 +48,35 @@ class Profile:
 
     @cached_property
     def all_reduce(self) -> dict[int, Grid]:
-        """All-reduce by bytes, for each number of GPUs."""
-        return {int(gpus): Grid.from_block(block) for gpus, block in self.blocks["all_reduce"].items()}
+        """All-reduce by bytes, for each number of GPUs; ValueError for a number that was not measured."""
+        blocks = self.blocks.get("all_reduce", {})
+        return _Measured(self.name, {int(gpus): Grid.from_block(block) for gpus, block in blocks.items()})
 
     @cached_property
     def decode_attention(self) -> dict[int, Grid]:
         """Decode attention by query heads per KV head, KV heads, batch, length, for each head dimension."""
         return {int(dim): Grid.from_block(block) for dim, block in self.blocks["decode_attention"].items()}
+
+    @cached_property
+    def mixed_attention(self) -> dict[int, Grid]:
+        """What decodes add to a launch of attention with chunks, over the axes of decode attention.
+
+        For each head dimension; empty where no such launch was measured.
+        """
+        blocks = self.blocks.get("mixed_attention", {})
+        return {int(dim): Grid.from_block(block) for dim, block in blocks.items()}
+
+    @property
+    def beside_chunks(self) -> tuple[float, int]:
+        """Factor on decodes' attention beside a chunk of more than so many rows of queries per KV head."""
+        block = self.blocks["prefill_attention"].get("beside", {"factor": 1.0, "rows": 0})
+        return float(block["factor"]), int(block["rows"])
+
+    @property
+    def throttle(self) -> Throttle | None:
+        """How the clock falls under load; None where that was not measured."""
+        block = self.blocks.get("throttle")
+        return Throttle(block["gain"], block["rest"], block["tau_s"]) if block else None
 
     @cached_property
     def prefill_attention(self) -> dict[int, Grid]:
@@ -64,6 +89,40 @@ class Profile:
         """Best share of peak flops of prefill attention, for each head dimension."""
         blocks = self.blocks["prefill_attention"]["by_head_dim"]
         return {int(dim): float(block["peak_share"]) for dim, block in blocks.items()}
+
+    def elementwise_seconds(self, moved: float, kernels: int) -> float:
+        """Seconds of `kernels` elementwise kernels that move `moved` bytes: a start each, and bytes at a rate.
+
+        Where the kernels of whole layers were measured, the first `cache_bytes` go at the cache's rate.
+        """
+        return kernels * self.kernel_floor + self._moved_seconds(self.blocks["elementwise"], moved)
+
+    def sampling_seconds(self, moved: float, kernels: int) -> float:
+        """Seconds from logits to tokens, of which `moved` bytes are read and written, by `kernels` kernels."""
+        block = self.blocks.get("sampling")
+        if block is None:
+            return self.elementwise_seconds(moved, kernels)
+        return float(block["start_s"]) + self._moved_seconds(block, moved)
+
+    def _moved_seconds(self, block: dict[str, Any], moved: float) -> float:
+        rate = float(block.get("bytes_per_s", self.hbm_copy))
+        near = min(moved, float(block.get("cache_bytes", 0.0)))
+        return near / float(block.get("cached_bytes_per_s", rate)) + (moved - near) / rate
+
+
+class _Measured(dict[int, Grid]):
+    """Curves by number of GPUs; asking for one that was not measured is a user's error, in a line."""
+
+    def __init__(self, profile: str, curves: dict[int, Grid]) -> None:
+        super().__init__(curves)
+        self.profile = profile
+
+    def __missing__(self, gpus: int) -> Grid:
+        known = ", ".join(map(str, sorted(self))) if self else "none"
+        raise ValueError(
+            f"{self.profile}: all-reduce between {gpus} GPUs was not measured (measured: {known}), so tp={gpus} "
+            "cannot be simulated"
+        )
 
 
 def profile_names() -> list[str]:
@@ -85,7 +144,7 @@ def load_profile(name_or_path: str | Path) -> Profile:
                 f"unknown hardware profile {str(name_or_path)!r}; known: {', '.join(profile_names())}"
             )
     try:
-        return _from_json(json.loads(path.read_text(encoding="utf-8")))
+        return profile_from(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
     except json.JSONDecodeError as error:
@@ -96,7 +155,8 @@ def load_profile(name_or_path: str | Path) -> Profile:
         raise ValueError(f"{path}: {error}") from None
 
 
-def _from_json(blocks: dict[str, Any]) -> Profile:
+def profile_from(blocks: dict[str, Any]) -> Profile:
+    """Return the profile that a file with these blocks would hold; raises KeyError or ValueError."""
     if not isinstance(blocks, dict):
         raise ValueError("expected a JSON object")
     if blocks.get("schema") != SCHEMA:
@@ -110,8 +170,6 @@ def _from_json(blocks: dict[str, Any]) -> Profile:
         hbm_read=float(blocks["hbm"]["read_bytes_per_s"]),
         hbm_copy=float(blocks["hbm"]["copy_bytes_per_s"]),
         kernel_floor=float(blocks["elementwise"]["kernel_floor_s"]),
-        decode_overhead=float(blocks["overhead"]["decode_s"]),
-        mixed_overhead=float(blocks["overhead"]["mixed_s"]),
         tile=int(blocks["prefill_attention"]["tile"]),
         links={name: LinkKind.from_block(name, block) for name, block in blocks["links"].items()},
         blocks=blocks,

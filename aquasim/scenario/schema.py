@@ -55,8 +55,12 @@ class EngineTable(Table):
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
     kv_blocks: Positive | None = None
     """KV blocks in HBM; computed from the GPU's memory if left out."""
+    version: str = "vllm-0.14"
+    """Engine whose overheads outside kernels apply (`aquasim.hardware.serving`)."""
+    sampling: Literal["greedy", "top-p"] = "greedy"
+    """How tokens are chosen: top-p (and top-k) sort the logits, greedy does not."""
     decode_overhead_s: Annotated[float, Field(ge=0, le=10)] | None = None
-    """Host time per iteration without chunks; the profile's if left out."""
+    """Host time per iteration without chunks; the version's if left out."""
     mixed_overhead_s: Annotated[float, Field(ge=0, le=10)] | None = None
 
 

@@ -20,6 +20,7 @@ from aquasim.core import (
 )
 from aquasim.core.policies.base import Policy
 from aquasim.core.replay import Record
+from aquasim.hardware.throttle import Heat
 from aquasim.records.tables import Outcome, RunTables
 from aquasim.sim.clock import Call, Clock
 
@@ -36,6 +37,10 @@ class Cost(Protocol):
 
     def step(self, chunks: list[tuple[int, int]], batch: int, context: int) -> int:
         """Return the time of one iteration with prefill chunks (new, cached) beside the decodes."""
+        ...
+
+    def timed(self, chunks: list[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
+        """As `step`, and how many of those ns are bound by compute."""
         ...
 
 
@@ -117,6 +122,10 @@ class Engine:
         carrier: Carrier | None = None,
         on_gone: Callable[[int], None] | None = None,
         record_events: bool = False,
+        ahead: bool = False,
+        heat: Heat | None = None,
+        idle_ns: int = 0,
+        spared: float = 0.0,
     ) -> None:
         self.env = env
         self.scheduler = scheduler
@@ -130,7 +139,8 @@ class Engine:
         self._ends: list[tuple[int, int]] = []
         self._step: Step | None = None
         self._done: Call | None = None
-        self._start = self._end = self._a = self._b = self._n = 0
+        self._start = self._a = self._b = self._n = 0
+        self._end = -1
         self._wake_time = 0
         self._asked = False
         self._late = False
@@ -142,22 +152,52 @@ class Engine:
         self._blocked: list[Transfer] = []
         self._moving: set[int] = set()
         self._aborts: list[int] = []
+        self._ahead = ahead
+        self._heat = heat
+        self._idle_ns = idle_ns
+        self._spared = spared
+        """Tokens of context that decodes need not wait for, per holder of a shared block beyond its first."""
+        self._cold = False
+        """The engine was idle when the step was decided."""
+        self._held: list[tuple[int, Arrived]] = []
+        """Arrivals during the step under way, where the next one is already decided (`ahead`)."""
         if carrier is not None:
             carrier.watch(self._disturb)
 
     # --- from outside ----------------------------------------------------------------------------------------
 
-    def submit(self, id: int, prompt: int, output: int, priority: int, prefix: tuple[int, ...]) -> None:
-        """A request arrives now. Output beyond `max_model_len` is cut, as servers do."""
+    def submit(
+        self,
+        id: int,
+        prompt: int,
+        output: int,
+        priority: int,
+        prefix: tuple[int, ...],
+        delay_ns: int = 0,
+    ) -> None:
+        """A request arrives now, sent `delay_ns` ago. Output beyond `max_model_len` is cut, as servers do."""
         longest = self.scheduler.limits.max_model_len - prompt
         tokens = output if output < longest else max(1, longest)
-        self.live[id] = Live(self.env.ns, prompt, tokens)
+        now = self.env.ns
+        self.live[id] = Live(now - delay_ns, prompt, tokens)
         hint = output if self.scheduler.policy.oracle else None
-        self._tell(Arrived(id, prompt, tokens, priority, prefix, hint))
+        arrived = Arrived(id, prompt, tokens, priority, prefix, hint)
+        if self._ahead and self._step is not None:
+            self._held.append((now, arrived))
+            if self._done is None:
+                self._late = True
+            else:
+                self._cut_short()
+        else:
+            self._tell(arrived)
 
     def abort(self, id: int) -> None:
         """The client of a request gave up now."""
-        if id in self.live:
+        held = [entry for entry in self._held if entry[1].request != id]
+        if len(held) < len(self._held):
+            self._held = held
+            self._gone(id, Outcome.ABORTED)
+        elif id in self.live:
             self._tell(Aborted(id))
             if self._step is None:
                 self._gone(id, Outcome.ABORTED)
@@ -195,7 +235,9 @@ class Engine:
     def _decide(self, _: object = None) -> None:
         """Have the scheduler decide, once everything of this instant is in."""
         self._asked = False
-        now = self.env.ns
+        now, before = self.env.ns, self._step
+        if self._held and self._step is None:
+            self._release_held(now)
         if self.log is not None:
             self.log.append((now, None))
         for command in self.scheduler.plan(now):
@@ -207,10 +249,25 @@ class Engine:
                 self._start_transfers()
             elif isinstance(command, Reject):
                 self._gone(command.request, Outcome.REJECTED, command.reason)
+        if self._held and (self._step is None or self._step is not before):
+            self._release_held()
         wake = self.scheduler.wake_at() if self._wakes or self.scheduler.again else None
         if wake is not None and (self._wake is None or self._wake_time != wake):
             self._wake_time = wake
             self._wake = self.env.at(max(wake, now), self._woken)
+
+    def _release_held(self, since: int = 0) -> None:
+        """Tell the scheduler of the arrivals held back, or of those since `since` only.
+
+        Those of this very instant take part in its decision, whichever of arrival and step's end came first;
+        the others are told once the step decided without them has started.
+        """
+        held, self._held = self._held, []
+        for when, arrived in held:
+            if when >= since:
+                self._tell(arrived)
+            else:
+                self._held.append((when, arrived))
 
     def _woken(self, event: Call) -> None:
         if event is self._wake:
@@ -223,6 +280,7 @@ class Engine:
         """Bring the batch up to date and start the step, or hold it until its transfers have landed."""
         self._step = step
         self._late = False
+        self._cold = self._end < self.env.ns
         number, _, _, _, joined, left, _, after, preempted = step
         if left or joined or preempted:
             self._change_batch(number, left, joined, preempted)
@@ -253,8 +311,17 @@ class Engine:
         env = self.env
         self._start = now = env.ns
         _, batch, context, n, _, _, chunks, _, _ = step
+        if self._spared and batch:
+            context = max(batch, context - int(self.scheduler.pool.extra * self._spared))
         if chunks:
-            a = self._cost.step([(tokens, start) for _, start, tokens, _ in chunks], batch, context)
+            sizes = [(tokens, start) for _, start, tokens, _ in chunks]
+            if self._heat is None:
+                a = self._cost.step(sizes, batch, context)
+            else:
+                a, compute = self._cost.timed(sizes, batch, context)
+                a = self._heat.stretch(now, a, compute)
+            if self._cold:
+                a += self._idle_ns
             b, n = 0, 1
         else:
             a, b, limit = self._cost.decode(batch, context)

@@ -7,9 +7,11 @@ from typing import Any
 from aquasim.core import POLICIES, Limits, Scheduler, make_policy
 from aquasim.core.policies.base import Policy
 from aquasim.errors import UserError
-from aquasim.hardware.cost import StepCost
+from aquasim.hardware.cost import SHARED_SAVING, StepCost
 from aquasim.hardware.memory import GIB, kv_blocks
 from aquasim.hardware.profile import Profile, load_profile
+from aquasim.hardware.serving import Serving, load_serving
+from aquasim.hardware.throttle import Heat
 from aquasim.models import Model, load_model
 from aquasim.records.run import Run
 from aquasim.records.tables import RunTables
@@ -37,6 +39,7 @@ class Plan:
     workload: Workload
     blocks: int
     max_model_len: int
+    serving: Serving
 
     @classmethod
     def of(cls, scenario: Scenario) -> "Plan":
@@ -85,7 +88,10 @@ class Plan:
             )
         workload = make_workload(scenario.workload, scenario.seed, engine.block_size)
         _check_memory(scenario, profile, workload)
-        return cls(scenario, topology, profile, model, gpus, workload, blocks, longest)
+        serving = load_serving(engine.version).with_overheads(
+            engine.decode_overhead_s, engine.mixed_overhead_s
+        )
+        return cls(scenario, topology, profile, model, gpus, workload, blocks, longest, serving)
 
     @property
     def block_bytes(self) -> int:
@@ -148,13 +154,27 @@ def simulate_system(
         plan.scenario.model.tp,
         max(limits.max_num_batched_tokens, limits.max_model_len if limits.prefill == "prompt-only" else 0)
         + limits.max_num_seqs,
-        decode_overhead=engine_table.decode_overhead_s,
-        mixed_overhead=engine_table.mixed_overhead_s,
+        serving=plan.serving,
+        sampling=engine_table.sampling,
     )
     carrier = _carrier(plan, system, server, cost) if limits.tiers else None
     tables = RunTables()
-    source = Source(env, plan.workload, limits.block_size, limits.prefix_caching)
-    engine = Engine(env, scheduler, cost, tables, carrier, on_gone=source.gone, record_events=record_events)
+    serving, throttle = plan.serving, plan.profile.throttle
+    delay_ns = round(serving.request_s * 1e9)
+    source = Source(env, plan.workload, limits.block_size, limits.prefix_caching, delay_ns)
+    engine = Engine(
+        env,
+        scheduler,
+        cost,
+        tables,
+        carrier,
+        on_gone=source.gone,
+        record_events=record_events,
+        ahead=serving.ahead,
+        heat=Heat(throttle) if throttle else None,
+        idle_ns=round(serving.idle_s * 1e9),
+        spared=limits.block_size * SHARED_SAVING if limits.prefix_caching else 0.0,
+    )
     source.start(engine)
     _advance(env, plan.workload, source, progress)
     assert not engine.live, f"requests never ended: {list(engine.live)[:5]}"

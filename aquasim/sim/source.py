@@ -8,20 +8,30 @@ from aquasim.workload import Workload
 class Source:
     """Submits requests in order of arrival; under a cap, only as open ones go.
 
-    One pending event at a time, however long the workload.
+    One pending event at a time, however long the workload. A request reaches the engine `delay_ns` after it was
+    sent. That stands for both ways between client and engine, so that what the engine reports is what the
+    client sees, and a place under the cap is taken again `delay_ns` after its request left.
     """
 
-    def __init__(self, env: Clock, workload: Workload, block_size: int, prefix_caching: bool) -> None:
+    def __init__(
+        self,
+        env: Clock,
+        workload: Workload,
+        block_size: int,
+        prefix_caching: bool,
+        delay_ns: int = 0,
+    ) -> None:
         self.env = env
         self.engine: Engine | None = None
         self._workload = workload
-        self._arrival = workload.arrival.tolist()
+        self._arrival = (workload.arrival + delay_ns).tolist()
         self._block_size = block_size
         self._hashed = prefix_caching and workload.prefix is not None
         self.sent = 0
         self._open = 0
         self._cap = workload.cap or len(self._arrival)
         self._due = False
+        self._delay = delay_ns
 
     def start(self, engine: Engine) -> None:
         """Begin to feed `engine`."""
@@ -30,6 +40,12 @@ class Source:
 
     def gone(self, _: int) -> None:
         """Note that a request has left, which may open a place under the cap."""
+        if self._delay and self._cap < len(self._arrival):
+            self.env.at(self.env.ns + self._delay, self._leave)
+        else:
+            self._leave()
+
+    def _leave(self, _: object = None) -> None:
         self._open -= 1
         if self._open == self._cap - 1:
             self._wait()
@@ -55,5 +71,6 @@ class Source:
             workload = self._workload
             priority = int(workload.priority[i]) if workload.priority is not None else 0
             prefix = workload.block_hashes(i, self._block_size) if self._hashed else ()
-            self.engine.submit(i, int(workload.prompt[i]), int(workload.output[i]), priority, prefix)
+            prompt, output = int(workload.prompt[i]), int(workload.output[i])
+            self.engine.submit(i, prompt, output, priority, prefix, self._delay)
         self._wait()

@@ -6,8 +6,7 @@ import pandas as pd
 import pytest
 
 from aquasim.calibrate.facts import GPUS
-from aquasim.calibrate.published import build_profile, profile_text, residuals
-from aquasim.calibrate.samples import one_file
+from aquasim.calibrate.published import build_profile, one_file, profile_text, residuals
 from aquasim.hardware.cost import StepCost
 from aquasim.hardware.profile import FOLDER, load_profile, profile_names
 from aquasim.models import load_model
@@ -16,11 +15,18 @@ DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
 
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"published samples are not at {DATA}")
 
-# Largest relative errors allowed on rows held out: operator -> (median, p90).
+# Largest relative errors allowed on rows held out: operator -> (median, p90). The RTX tables hold products of one
+# and two models, in steps of 16 tokens, and chunks of sizes that fill no whole wave of tiles.
 LIMITS = {
     "gemm": (0.06, 0.16),
     "decode_attention": (0.03, 0.11),
     "prefill_attention": (0.04, 0.14),
+}
+RTX_LIMITS = {
+    "gemm": (0.015, 0.05),
+    "decode_attention": (0.03, 0.11),
+    "prefill_attention": (0.06, 0.2),
+    "mixed_attention": (0.07, 0.3),
 }
 
 
@@ -41,7 +47,7 @@ def test_rebuilt_profile_equals_the_shipped_one(name: str) -> None:
 def test_residuals_are_small(name: str) -> None:
     """Every kernel's fit is close to samples it has not seen."""
     found = residuals(load_profile(name).blocks)
-    for operator, (median, p90) in LIMITS.items():
+    for operator, (median, p90) in (RTX_LIMITS if name.startswith("rtx") else LIMITS).items():
         errors = [residual for key, residual in found.items() if key.startswith(operator)]
         assert errors
         for residual in errors:

@@ -1,5 +1,6 @@
 """Conformance of the cost model: every profile with several models and degrees of tensor parallelism."""
 
+from dataclasses import replace
 from functools import cache
 from itertools import pairwise, product
 
@@ -10,13 +11,14 @@ from hypothesis import strategies as st
 from aquasim.hardware.attention import measured_head_dim
 from aquasim.hardware.cost import StepCost
 from aquasim.hardware.profile import load_profile, profile_names
+from aquasim.hardware.serving import DEFAULT
 from aquasim.models import load_model, model_names
 
 MODELS = ("Llama-3.1-8B", "Llama-3.1-70B", "Mistral-7B", "Mixtral-8x7B", "OPT-30B", "Qwen3-14B")
 CASES = [
     (profile, model, tp)
     for profile, model, tp in product(profile_names(), MODELS, (1, 2, 8))
-    if tp in load_model(model).tp_degrees()
+    if tp in load_model(model).tp_degrees() and (tp == 1 or tp in load_profile(profile).all_reduce)
 ]
 LENGTHS = (1, 17, 64, 100, 1000, 1024, 4095, 4096, 5000, 32768, 131072, 200_000)
 BATCHES = (1, 2, 3, 8, 31, 64, 200, 256, 512, 1000)
@@ -185,22 +187,71 @@ def test_a_wider_head_costs_in_proportion() -> None:
 
 
 def test_few_tokens_touch_few_experts() -> None:
-    """One token reads the weights of its own two experts, many tokens those of all eight."""
+    """One token reads the weights of its own two experts, many tokens those of all eight.
+
+    Two tokens read 4 less what they have in common, the sum of squares of the experts' chances, which fall with
+    the 0.8th power of their rank.
+    """
     model = load_model("mixtral-8x7b")
     cost = cost_of(("h100", "Mixtral-8x7B", 1))
     expert = 3 * model.hidden * model.intermediate * model.layers * model.dtype_bytes
     reads = [cost._linear.weight_bytes(tokens) for tokens in (1, 2, 1000)]
-    assert reads[1] - reads[0] == pytest.approx(1.5 * expert)
+    popular = [rank**-0.8 for rank in range(1, 9)]
+    common = sum((2 * share / sum(popular)) ** 2 for share in popular)
+    assert reads[1] - reads[0] == pytest.approx((2 - common) * expert)
     assert reads[2] - reads[0] == pytest.approx(6 * expert)
 
 
 def test_overheads_can_be_replaced() -> None:
-    """Another engine's host time per iteration takes the place of the profile's, to the nanosecond."""
+    """An engine's host time per iteration is part of it, to the nanosecond."""
     profile, model = load_profile("h100"), load_model("llama-3.1-8b")
-    none = StepCost(profile, model, decode_overhead=0, mixed_overhead=0)
-    slow = StepCost(profile, model, decode_overhead=0.005, mixed_overhead=0.007)
+    none = StepCost(profile, model, serving=DEFAULT.with_overheads(0, 0))
+    slow = StepCost(profile, model, serving=DEFAULT.with_overheads(0.005, 0.007))
     assert slow.decode(8, 8000)[0] - none.decode(8, 8000)[0] == 5_000_000
     assert slow.step([(512, 0)], 8, 8000) - none.step([(512, 0)], 8, 8000) == 7_000_000
+
+
+def test_host_time_grows_with_sequences_and_ranks() -> None:
+    """An engine's time per sequence counts for each one sampled, its time per rank for each doubling of GPUs."""
+    profile, model = load_profile("h100"), load_model("llama-3.1-8b")
+    busy = replace(DEFAULT, sequence_s=1e-4, rank_s=1e-3)
+    for tp, doublings in ((1, 0), (2, 1), (8, 3)):
+        more = [
+            StepCost(profile, model, tp, serving=serving).decode(16, 16000)[0] for serving in (busy, DEFAULT)
+        ]
+        assert more[0] - more[1] == pytest.approx(16 * 1e5 + doublings * 1e6, abs=1)
+
+
+def test_choosing_by_top_p_takes_time_by_vocabulary_and_batch() -> None:
+    """Sorting 128,256 logits: a start per iteration and as much again for each sequence; greedy has neither."""
+    profile, model = load_profile("h100"), load_model("llama-3.1-8b")
+    greedy, top_p = (StepCost(profile, model, sampling=sampling) for sampling in ("greedy", "top-p"))
+    start, each = DEFAULT.sampling_s("top-p", 128256)
+    for batch in (1, 64):
+        more = top_p.decode(batch, 1000 * batch)[0] - greedy.decode(batch, 1000 * batch)[0]
+        assert more == pytest.approx((start + each * batch) * 1e9, abs=1)
+
+
+def test_compute_is_part_of_an_iteration() -> None:
+    """What a lower clock stretches is at most the whole iteration: nearly all of a long prefill, none of decodes."""
+    cost = cost_of(("h100", "Qwen3-14B", 1))
+    lasts, compute = cost.timed([(4096, 0)], 0, 0)
+    assert 0.9 * lasts < compute <= lasts
+    lasts, compute = cost.timed([(16, 500)], 32, 32000)
+    assert 0 < compute < 0.4 * lasts
+    assert cost.timed([], 32, 32000) == (cost.decode(32, 32000)[0], 0.0)
+
+
+def test_decodes_cost_more_beside_a_long_chunk() -> None:
+    """On H100 a chunk of more than 128 rows of queries per KV head (26 tokens in groups of 5) slows decodes.
+
+    What 64 decodes add to a chunk's iteration then grows by the profile's factor, the launch apart.
+    """
+    cost = cost_of(("h100", "Qwen3-14B", 1))
+    added = [cost.step([(n, 0)], 64, 64000) - cost.step([(n, 0)], 64, 0) for n in (25, 26)]
+    factor, rows = load_profile("h100").beside_chunks
+    assert rows == 128
+    assert added[1] / added[0] == pytest.approx(factor, rel=0.05)
 
 
 def test_refusals() -> None:
@@ -213,6 +264,6 @@ def test_refusals() -> None:
     with pytest.raises(ValueError, match="chunk of 0 new and 5 cached tokens"):
         cost.step([(0, 5)], 1, 10)
     with pytest.raises(ValueError, match="overhead per iteration must be at least 0 seconds, is -1"):
-        StepCost(load_profile("h100"), load_model("llama-3.1-8b"), decode_overhead=-1)
+        DEFAULT.with_overheads(-1, None)
     with pytest.raises(ValueError, match="degree 3"):
         StepCost(load_profile("h100"), load_model("llama-3.1-8b"), tp=3)

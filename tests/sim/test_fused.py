@@ -83,6 +83,23 @@ def test_fused_equals_stepped_when_a_slice_ends_within_a_run() -> None:
     assert tables(fused, "requests") == tables(stepped, "requests")
 
 
+def test_fused_equals_stepped_when_a_page_out_makes_room() -> None:
+    """A victim may return as soon as its own blocks, more than the one that was short, are free."""
+    changed = [
+        'systems.x.policy="srpt"',
+        'systems.x.tiers=["peer","host"]',
+        'systems.x.copies="scattered"',
+        "seed=5048",
+        "workload.requests=60",
+        "engine.kv_blocks=600",
+        'engine.prefill="prompt-only"',
+        "machine.peer_gib=1",
+    ]
+    resolved = Plan.of(load_scenario("small-h100", changed))
+    fused, stepped = (simulate_system(resolved, "x", fused=fused) for fused in (True, False))
+    assert tables(fused, "requests", "transfers") == tables(stepped, "requests", "transfers")
+
+
 def iterations(run: Run) -> np.ndarray:
     """Return (start, length, sequences) of every single iteration of a run."""
     steps = run.columns("steps")

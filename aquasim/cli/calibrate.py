@@ -1,0 +1,169 @@
+"""`calibrate`: measure this machine or read published timings, and fit a profile."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from aquasim.errors import UserError
+
+
+def from_command(
+    paths: list[Path], name: str | None, out: Path | None, base: str | None, as_json: bool
+) -> None:
+    """Fit a profile to tables and sample files, and print how far off it is."""
+    from aquasim.calibrate.assemble import build_profile
+    from aquasim.calibrate.importers import read_paths
+    from aquasim.calibrate.samples import by_operator
+
+    if not name:
+        raise UserError("--from needs --name NAME for the profile")
+    target = out or Path(f"{name}.json")
+    _check_target(target)
+    other = base_profile(base)
+    samples, notes = read_paths(paths)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    save(build_profile(name, by_operator(samples), other), target, as_json)
+
+
+def base_profile(name: str | None) -> Any:
+    """Load the profile that fills gaps, if one was named."""
+    from aquasim.hardware.profile import load_profile
+
+    if name is None:
+        return None
+    try:
+        return load_profile(name)
+    except ValueError as error:
+        raise UserError(f"--base: {error}") from None
+
+
+def _check_target(target: Path) -> None:
+    """Refuse a place that cannot be written to before anything is read or measured."""
+    if target.suffix != ".json":
+        raise UserError(f"--out {target}: a profile's file must end in .json")
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise UserError(f"--out {target}: not a file in an existing folder")
+
+
+def save(block: dict[str, Any], target: Path, as_json: bool) -> None:
+    """Write a profile, check that it can be read back, and print its residuals."""
+    from aquasim.calibrate.published import profile_text, residuals
+    from aquasim.hardware.profile import load_profile
+    from aquasim.records.atomic import new_file
+
+    try:
+        with new_file(target) as part:
+            part.write_text(profile_text(block), encoding="utf-8")
+        load_profile(target)
+    except OSError as error:
+        raise UserError(f"{target}: cannot be written: {error.strerror}") from None
+    found = residuals(block)
+    if as_json:
+        print(json.dumps({"profile": str(target), "residuals": found}, indent=2))
+        return
+    _print_residuals(found)
+    print(target)
+
+
+def _print_residuals(found: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("fitted", no_wrap=True)
+    for title in ("samples", "held out", "median off", "90 % within"):
+        table.add_column(title, justify="right")
+    for name, row in found.items():
+        counts = (f"{row.get(key, 0):,}" for key in ("rows_fitted", "rows_held_out"))
+        table.add_row(name, *counts, f"{row['median']:.1%}", f"{row['p90']:.1%}")
+    Console().print(table)
+
+
+def calibrate_command(
+    device: str | None,
+    quick: bool,
+    out: Path | None,
+    name: str | None,
+    budget: float | None,
+    base: str | None,
+    as_json: bool,
+) -> None:
+    """Measure this machine into a folder, fit a profile to what is there, and say how far off it is."""
+    from aquasim.calibrate.assemble import build_profile
+    from aquasim.calibrate.bench.bench import Bench, pick_device
+    from aquasim.calibrate.bench.run import Runner, pieces_for
+    from aquasim.calibrate.importers import read_paths
+    from aquasim.calibrate.samples import by_operator
+
+    if budget is not None and not budget > 0:
+        raise UserError(f"--budget {budget:g}: seconds above 0 are needed")
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: exists and is not a folder")
+    other = base_profile(base)
+    bench = Bench(pick_device(device), quick=quick)
+    called = name or f"{bench.kind}{'-quick' if quick else ''}"
+    folder = out or Path(f"calibration-{called}")
+    pieces, notes = pieces_for(bench)
+    with CalibrationBar() as bar:
+        runner = Runner(bench, folder / "samples", budget, bar.show)
+        finished = _measure(runner, pieces, folder)
+    for note in [*notes, *(f"{point}: {reason}" for point, reason in runner.skipped.items())]:
+        print(f"note: {note}", file=sys.stderr)
+    if finished:
+        samples, _ = read_paths([folder / "samples"])
+        save(build_profile(called, by_operator(samples), other), folder / f"{called}.json", as_json)
+    else:
+        print(f"stopped after {budget:g} s; {_how_to_go_on(folder)}", file=sys.stderr)
+
+
+def _measure(runner: Any, pieces: list[Any], folder: Path) -> bool:
+    """Measure what is left; returns whether that is all. Stopped from outside, it says how to go on."""
+    try:
+        return bool(runner.run(pieces))
+    except OSError as error:
+        raise UserError(f"--out {folder}: cannot be written: {error.strerror or error}") from None
+    except UserError:
+        raise
+    except BaseException:
+        print(_how_to_go_on(folder), file=sys.stderr)
+        raise
+
+
+def _how_to_go_on(folder: Path) -> str:
+    return f"what was measured is in {folder}; the same command goes on from there"
+
+
+class CalibrationBar:
+    """One line with the operator, how much is done and the time left; silent where stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+
+    def __enter__(self) -> "CalibrationBar":
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}"),
+            )
+            self._bar = Progress(
+                *columns, TimeRemainingColumn(), console=Console(stderr=True), transient=True
+            )
+            self._bar.start()
+            self._task = self._bar.add_task("starting", total=None)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def show(self, operator: str, done: int, total: int) -> None:
+        """Say what is being measured and how many of all points are done."""
+        if self._bar is not None:
+            self._bar.update(self._task, description=operator, completed=done, total=total)

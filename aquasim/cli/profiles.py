@@ -1,0 +1,77 @@
+"""`profiles`: what hardware profiles ship, what they were fitted to, how far off they are."""
+
+import json
+from typing import Any
+
+
+def profiles_command(as_json: bool) -> None:
+    """List the profiles that ship: what they describe, what they were fitted to, how far off they are."""
+    from aquasim.hardware.profile import profile_names
+
+    rows = {name: _summary(name) for name in profile_names()}
+    if as_json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print_profiles(rows)
+
+
+OPERATORS = ("gemm", "decode_attention", "prefill_attention", "mixed_attention", "all_reduce", "elementwise")
+
+
+def _summary(name: str) -> dict[str, Any]:
+    from aquasim.calibrate.published import residuals
+    from aquasim.hardware.profile import load_profile
+
+    profile = load_profile(name)
+    found = residuals(profile.blocks)
+    worst = {
+        operator: max(
+            (row for key, row in found.items() if key.split(".")[0] == operator),
+            key=lambda row: row["median"],
+        )
+        for operator in OPERATORS
+        if any(key.split(".")[0] == operator for key in found)
+    }
+    kernels = dict(profile.blocks["kernels"])
+    return {
+        "title": profile.title,
+        "memory_gib": round(profile.memory_bytes / 2**30, 1),
+        "fitted_from": kernels.pop("source"),
+        "versions": kernels,
+        "all_reduce_gpus": sorted(profile.all_reduce),
+        "links": sorted(profile.links),
+        "residuals": {name: {key: row[key] for key in ("median", "p90")} for name, row in worst.items()},
+    }
+
+
+def _print_profiles(rows: dict[str, dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False, header_style="dim")
+    table.add_column("\nprofile", no_wrap=True)
+    table.add_column("\nGiB", justify="right")
+    for operator in OPERATORS:
+        table.add_column(_TITLES.get(operator, f"\n{operator}"), justify="right", no_wrap=True)
+    for name, row in rows.items():
+        errors = (_error(row["residuals"].get(operator)) for operator in OPERATORS)
+        table.add_row(name, f"{row['memory_gib']:.0f}", *errors)
+    console = Console(highlight=False)
+    console.print(table)
+    console.print("[dim]relative errors on samples held out, median / 90th percentile in percent[/dim]")
+    for name, row in rows.items():
+        versions = ", ".join(f"{key} {value}" for key, value in row["versions"].items())
+        console.print(f"[bold]{name}[/bold] {row['title']}: {row['fitted_from']}; {versions}", soft_wrap=True)
+
+
+_TITLES = {
+    "decode_attention": "decode\nattention",
+    "prefill_attention": "prefill\nattention",
+    "mixed_attention": "mixed\nattention",
+    "all_reduce": "all-\nreduce",
+    "elementwise": "element-\nwise",
+}
+
+
+def _error(residual: dict[str, float] | None) -> str:
+    return f"{100 * residual['median']:.1f}/{100 * residual['p90']:.0f}" if residual else "-"
