@@ -76,7 +76,7 @@ def _print_residuals(found: dict[str, dict[str, Any]]) -> None:
     for title in ("samples", "held out", "median off", "90 % within"):
         table.add_column(title, justify="right")
     for name, row in found.items():
-        counts = (f"{row.get(key, 0):,}" for key in ("rows_fitted", "rows_held_out"))
+        counts = f"{row.get('rows_fitted', row.get('rows', 0)):,}", f"{row.get('rows_held_out', 0):,}"
         table.add_row(name, *counts, f"{row['median']:.1%}", f"{row['p90']:.1%}")
     Console().print(table)
 
@@ -113,7 +113,9 @@ def calibrate_command(
         print(f"note: {note}", file=sys.stderr)
     if finished:
         samples, _ = read_paths([folder / "samples"])
-        save(build_profile(called, by_operator(samples), other), folder / f"{called}.json", as_json)
+        block = build_profile(called, by_operator(samples), other)
+        _save_thresholds(block, folder / "copy_thresholds.json")
+        save(block, folder / f"{called}.json", as_json)
     else:
         print(f"stopped after {budget:g} s; {_how_to_go_on(folder)}", file=sys.stderr)
 
@@ -129,6 +131,15 @@ def _measure(runner: Any, pieces: list[Any], folder: Path) -> bool:
     except BaseException:
         print(_how_to_go_on(folder), file=sys.stderr)
         raise
+
+
+def _save_thresholds(block: dict[str, Any], target: Path) -> None:
+    """Write which path copies of pages take, for `aquasim.runtime.copy.Thresholds.load`."""
+    from aquasim.records.atomic import new_file
+
+    if "copy_thresholds" in block:
+        with new_file(target) as part:
+            part.write_text(json.dumps(block["copy_thresholds"], indent=2) + "\n", encoding="utf-8")
 
 
 def _how_to_go_on(folder: Path) -> str:

@@ -71,7 +71,7 @@ def simulate(
     if out is not None:
         _check_target(out, overwrite, targets.values())
     plan = Plan.of(scenario)
-    for note in plan.workload.notes:
+    for note in plan.notes:
         print(f"note: {note}", file=sys.stderr)
     results = {}
     with Bar(systems) as bar:

@@ -103,7 +103,7 @@ _VLLM_05 = replace(
     rank_s=0.00105,
     sequence_s=0.000066,
     request_s=0.0,
-    source="116 static batches on H100 (LLM-Inference-Bench, 2024); prefills are too few to tell mixed_s from decode_s",
+    source="116 static batches on H100 (LLM-Inference-Bench, 2024); too few prefills to tell mixed_s apart",
 )
 _VLLM_02 = replace(
     _VLLM_05,

@@ -8,6 +8,7 @@ from aquasim.core import POLICIES, Limits, Scheduler, make_policy
 from aquasim.core.policies.base import Policy
 from aquasim.errors import UserError
 from aquasim.hardware.cost import SHARED_SAVING, StepCost
+from aquasim.hardware.coverage import unmeasured
 from aquasim.hardware.memory import GIB, kv_blocks
 from aquasim.hardware.profile import Profile, load_profile
 from aquasim.hardware.serving import Serving, load_serving
@@ -62,6 +63,10 @@ class Plan:
             raise UserError(f"machine.server is {machine.server!r}; known: {', '.join(TOPOLOGIES)}")
         topology = TOPOLOGIES[machine.server]
         profile = load_profile(machine.profile or topology.gpu)
+        if lacking := topology.missing(profile):
+            raise UserError(
+                f"machine.profile: {profile.name} has no {' and no '.join(lacking)}, which {topology.name} needs"
+            )
         model = load_model(scenario.model.name)
         gpus = _gpus(scenario, topology)
         fitting = kv_blocks(
@@ -92,6 +97,11 @@ class Plan:
             engine.decode_overhead_s, engine.mixed_overhead_s
         )
         return cls(scenario, topology, profile, model, gpus, workload, blocks, longest, serving)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the results ought to know: of the workload, and of kernels nobody measured."""
+        return (*self.workload.notes, *unmeasured(self.profile, self.model, self.scenario.model.tp))
 
     @property
     def block_bytes(self) -> int:
@@ -263,7 +273,7 @@ def _meta(
         "seed": plan.scenario.seed,
         "workload": plan.workload.name,
         "requests": len(plan.workload),
-        "notes": list(plan.workload.notes),
+        "notes": list(plan.notes),
         "slo": plan.scenario.slo.model_dump(exclude_none=True) if plan.scenario.slo else None,
         "links": {
             p.name: {

@@ -27,6 +27,11 @@ class Topology:
     copy_engines: int = 1
     """Copies in flight per GPU and direction."""
 
+    def missing(self, profile: Profile) -> list[str]:
+        """Return the links this server has and `profile` does not know."""
+        needed = ["host_dram", "pcie_d2h", "pcie_h2d"] + (["nvlink"] if self.peer != "pcie" else [])
+        return [link for link in needed if link not in profile.links]
+
 
 TOPOLOGIES = {
     topology.name: topology
@@ -38,6 +43,8 @@ TOPOLOGIES = {
         Topology("1xH100", "h100", 1, "pcie", 1),
         Topology("1xA100", "a100", 1, "pcie", 1),
         Topology("4xL40S", "l40s", 4, "pcie", 2),
+        Topology("1xRTX4090", "rtx4090", 1, "pcie", 1),
+        Topology("1xRTXPRO6000", "rtxpro6000", 1, "pcie", 1),
     )
 }
 

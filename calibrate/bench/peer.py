@@ -8,6 +8,7 @@ For each byte that comes over the socket FD it exports its arena once; it ends w
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -80,9 +81,10 @@ def lend(words: list[str]) -> None:
     fd, backend, nbytes, place = int(words[0]), words[1], int(words[2]), int(words[3])
     sock = socket.socket(fileno=fd)
     arena = create(backend, nbytes, place=None if place < 0 else place)
-    while sock.recv(1):
-        with arena.export() as handle:
-            send_handle(sock, handle)
+    with suppress(BrokenPipeError, ConnectionResetError):  # the other side may hang up at any moment
+        while sock.recv(1):
+            with arena.export() as handle:
+                send_handle(sock, handle)
     arena.close(force=True)
 
 

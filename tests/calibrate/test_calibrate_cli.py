@@ -98,6 +98,17 @@ def test_residuals_are_in_the_profile(calibrated: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_runtime_reads_how_to_copy(calibrated: Path) -> None:
+    """What was found of paths of copies is in a file that the runtime takes as it is."""
+    from aquasim.runtime.copy import Thresholds
+
+    taken = Thresholds.load(calibrated / "copy_thresholds.json")
+    assert taken.small in ("batch", "scatter")
+    assert taken.batch_bytes >= 0
+    assert "copy.parquet" in taken.source
+
+
+@pytest.mark.slow
 def test_a_rerun_measures_nothing_again(calibrated: Path) -> None:
     """Finished pieces stay as they are; the profile is fitted anew, to the same bytes."""
     before = {file: file.stat().st_mtime_ns for file in (calibrated / "samples").iterdir()}

@@ -154,3 +154,34 @@ def test_a_scenario_says_which_engine_serves_it() -> None:
     assert 0.008 < longer < 0.02
     with pytest.raises(ValueError, match=r"unknown engine version 'vllm-9'.*known: vllm-0.14"):
         Plan.of(load_scenario("small-h100", ['engine.version="vllm-9"']))
+
+
+def test_a_profile_without_the_servers_links_is_refused() -> None:
+    """An RTX card has no NVLink, so it cannot stand in for the GPUs of an NVLink server; alone it can."""
+    with pytest.raises(ValueError, match=r"^machine.profile: rtxpro6000 has no nvlink, which 8xH100 needs$"):
+        Plan.of(load_scenario("small-h100", ['machine.profile="rtxpro6000"']))
+    alone = [
+        'machine.server="1xRTXPRO6000"',
+        "machine.gpus=[0]",
+        "machine.donors=[]",
+        'model.name="llama-3.1-8b"',
+        "engine.kv_blocks=500",
+        "workload.requests=5",
+    ]
+    plan = Plan.of(load_scenario("small-h100", alone))
+    assert plan.notes == ()
+    assert simulate_system(plan, "fcfs").summary()["requests_done"] == 5
+
+
+def test_what_was_never_measured_is_told() -> None:
+    """A model of other shapes than those timed on a card gives a note per kind of kernel."""
+    changes = [
+        'machine.server="1xRTX4090"',
+        "machine.gpus=[0]",
+        "machine.donors=[]",
+        'model.name="qwen2.5-7b"',
+    ]
+    notes = Plan.of(load_scenario("small-h100", [*changes, "engine.kv_blocks=300"])).notes
+    assert [note.split(" of ")[0] for note in notes] == [
+        f"rtx4090: {kind}" for kind in ("products", "decode attention", "prefill attention")
+    ]
