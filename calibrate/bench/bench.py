@@ -45,7 +45,8 @@ def pick_device(wanted: str | None) -> str:
 class Bench:
     """A device to measure on, in bf16, quick or in full.
 
-    Quick on a CPU takes one thread, which other work on the machine disturbs least.
+    Quick on a CPU takes one thread, which other work on the machine disturbs least; in full it takes as many as
+    are fastest: on a busy machine threads wait for each other by whole time slices.
     """
 
     def __init__(self, kind: str, *, quick: bool) -> None:
@@ -55,11 +56,16 @@ class Bench:
         self.cuda = kind == "cuda"
         self.device = self.torch.device("cuda", 0) if self.cuda else self.torch.device("cpu")
         self.dtype = self.torch.bfloat16
-        self.threads = 1 if quick and not self.cuda else self.torch.get_num_threads()
+        self.threads = self.torch.get_num_threads()
         if not self.cuda:
-            self.torch.set_num_threads(self.threads)
+            self.use_threads(1 if quick else _fastest_threads(self.torch))
         self.generator = self.torch.Generator(device=self.device).manual_seed(0)
         self.patience = _PATIENCE[kind, quick]
+
+    def use_threads(self, threads: int) -> None:
+        """Take so many threads on a CPU from now on."""
+        self.threads = threads
+        self.torch.set_num_threads(threads)
 
     def tensor(self, *shape: int, dtype: Any = None) -> Any:
         """Return random numbers around 0 of this shape, small enough that sums of products stay finite."""
@@ -140,6 +146,17 @@ _PATIENCE = {
     ("cpu", False): Patience(spread=0.05, least=7, most_s=0.5),
     ("cpu", True): Patience(spread=0.1, least=5, most_s=0.06),
 }
+
+
+def _fastest_threads(torch: Any) -> int:
+    """Return with how many threads a product of some milliseconds is fastest at this moment."""
+    most = int(torch.get_num_threads())
+    x, w = torch.ones(256, 1024, dtype=torch.bfloat16), torch.ones(1024, 1024, dtype=torch.bfloat16)
+    seconds = {}
+    for threads in {most, max(1, most - 1), max(1, most // 2), 1}:
+        torch.set_num_threads(threads)
+        seconds[threads] = time_on_cpu([lambda: torch.mm(x, w)], _PATIENCE["cpu", True]).seconds
+    return min(seconds, key=lambda threads: seconds[threads])
 
 
 def _about_gpu(torch: Any) -> dict[str, str]:

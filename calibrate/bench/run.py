@@ -66,6 +66,7 @@ class Runner:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._started = time.monotonic()
+        self._go_on_with_as_many_threads()
         self._provenance = self.bench.provenance()
         self.skipped = self._read_skipped()
         earlier = {piece.operator: self._earlier(piece) for piece in pieces}
@@ -104,6 +105,12 @@ class Runner:
     def path(self, operator: str) -> Path:
         """Return the file with an operator's samples."""
         return self.folder / f"{operator}.parquet"
+
+    def _go_on_with_as_many_threads(self) -> None:
+        """Take as many threads on a CPU as the samples in the folder did."""
+        if not self.bench.cuda:
+            for path in sorted(self.folder.glob("*.parquet")):
+                self.bench.use_threads(int(read_samples(path).provenance.get("threads", self.bench.threads)))
 
     def _earlier(self, piece: Piece) -> Samples | None:
         path = self.path(piece.operator)

@@ -9,6 +9,7 @@ from aquasim.calibrate.validate.replay import Replayed
 from aquasim.calibrate.validate.runs import Floats, MeasuredRun
 
 _POINTS = 201
+_WIDE = 20  # longest over shortest time from which an axis is logarithmic
 _TITLES = {"ttft": "TTFT (s)", "tpot": "TPOT (s)", "itl": "inter-token latency (s)", "e2e": "end to end (s)"}
 
 
@@ -41,7 +42,8 @@ def _panel(metric: str, samples: dict[str, Floats]) -> Any:
         for name, values in samples.items()
         if len(values)
     )
-    scale = alt.Scale(type="log") if frame.seconds.min() > 0 else alt.Undefined
+    wide = frame.seconds.max() > _WIDE * max(frame.seconds.min(), 1e-9)
+    scale = alt.Scale(type="log" if wide and frame.seconds.min() > 0 else "linear", nice=False, zero=False)
     return (
         alt.Chart(frame, width=260, height=200)
         .mark_line()

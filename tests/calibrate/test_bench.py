@@ -124,6 +124,16 @@ def test_measurements_of_another_machine_are_not_mixed_in(
         Runner(cpu, tmp_path).run([fake([])])
 
 
+def test_a_rerun_takes_as_many_threads(cpu: Bench, tmp_path: Path) -> None:
+    """Samples of one folder are all measured with as many threads as the first ones."""
+    cpu.use_threads(2)
+    Runner(cpu, tmp_path).run([fake([])])
+    cpu.use_threads(1)
+    Runner(cpu, tmp_path).run([fake([])])
+    assert (cpu.threads, torch.get_num_threads()) == (2, 2)
+    cpu.use_threads(1)
+
+
 def test_progress_counts_what_is_there_already(cpu: Bench, tmp_path: Path) -> None:
     """Progress goes up by one to the number of all points; a rerun with nothing left tells none."""
     seen: list[tuple[str, int, int]] = []
