@@ -46,7 +46,7 @@ class Bench:
     """A device to measure on, in bf16, quick or in full.
 
     Quick on a CPU takes one thread, which other work on the machine disturbs least; in full it takes as many as
-    are fastest: on a busy machine threads wait for each other by whole time slices.
+    are fastest, and leaves one core to others: threads that share a core wait for each other by whole time slices.
     """
 
     def __init__(self, kind: str, *, quick: bool) -> None:
@@ -149,11 +149,11 @@ _PATIENCE = {
 
 
 def _fastest_threads(torch: Any) -> int:
-    """Return with how many threads a product of some milliseconds is fastest at this moment."""
-    most = int(torch.get_num_threads())
+    """Return with how many threads, short of all, a product of some milliseconds is fastest at this moment."""
+    most = max(1, int(torch.get_num_threads()) - 1)
     x, w = torch.ones(256, 1024, dtype=torch.bfloat16), torch.ones(1024, 1024, dtype=torch.bfloat16)
     seconds = {}
-    for threads in {most, max(1, most - 1), max(1, most // 2), 1}:
+    for threads in {most, max(1, most // 2), 1}:
         torch.set_num_threads(threads)
         seconds[threads] = time_on_cpu([lambda: torch.mm(x, w)], _PATIENCE["cpu", True]).seconds
     return min(seconds, key=lambda threads: seconds[threads])

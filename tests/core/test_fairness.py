@@ -79,11 +79,11 @@ def test_equals_never_differ_by_more_than_a_slice(
 ) -> None:
     """`cfs`: equal prompts that come together, too many for memory, stay within one slice of tokens.
 
-    A prompt that did not fit beside the first ones starts an iteration late and has a slice's time to catch up.
+    A prompt that did not fit beside the first ones starts an iteration late and catches up within the next slice.
     """
     spread = run_equals("cfs", slice_length, mode, case, clamp=clamp)
     together = list(dropwhile(lambda gap: gap > slice_length, spread))
-    assert len(spread) - len(together) <= slice_length
+    assert len(spread) - len(together) <= slice_length + 1
     assert max(together, default=0) <= slice_length
 
 
