@@ -157,16 +157,7 @@ def simulate_system(
     policy = _policy(name, system)
     limits = make_limits(plan, system, fused)
     scheduler = Scheduler(limits, policy)
-    engine_table = plan.scenario.engine
-    cost = StepCost(
-        plan.profile,
-        plan.model,
-        plan.scenario.model.tp,
-        max(limits.max_num_batched_tokens, limits.max_model_len if limits.prefill == "prompt-only" else 0)
-        + limits.max_num_seqs,
-        serving=plan.serving,
-        sampling=engine_table.sampling,
-    )
+    cost = _cost(plan, limits)
     carrier = _carrier(plan, system, server, cost) if limits.tiers else None
     tables = RunTables()
     serving, throttle = plan.serving, plan.profile.throttle
@@ -191,6 +182,17 @@ def simulate_system(
     run = Run([(name, tables)], _meta(plan, name, system, limits, policy, server, env))
     run.log = engine.log
     return run
+
+
+def _cost(plan: Plan, limits: Limits) -> StepCost:
+    """Return what iterations cost; prompts that are not chunked may exceed the budget of tokens."""
+    longest = limits.max_model_len if limits.prefill == "prompt-only" else 0
+    most = max(limits.max_num_batched_tokens, longest) + limits.max_num_seqs
+    tp, sampling = plan.scenario.model.tp, plan.scenario.engine.sampling
+    try:
+        return StepCost(plan.profile, plan.model, tp, most, serving=plan.serving, sampling=sampling)
+    except ValueError as error:
+        raise UserError(str(error)) from None
 
 
 def _policy(name: str, system: SystemTable) -> Policy:

@@ -1,5 +1,6 @@
 """Attention of one layer: prefill by new and cached tokens, decoding by batch and length, on GPU or CPU."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import product
@@ -50,10 +51,10 @@ def host_piece(bench: Bench, sizes: Sizes) -> Piece:
 
 
 def thread_counts(bench: Bench) -> list[int]:
-    """Return 1, 2, 4, ... threads up to what torch takes by itself; in quick mode on the CPU only 1."""
+    """Return 1, 2, 4, ... threads up to the cores there are; in quick mode on the CPU only 1."""
     if bench.quick and not bench.cuda:
         return [1]
-    most = int(bench.torch.get_num_threads())
+    most = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return sorted({1, *(2**i for i in range(1, 9) if 2**i < most), most})
 
 

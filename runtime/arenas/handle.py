@@ -82,7 +82,8 @@ def send_handle(sock: socket.socket, handle: Handle) -> None:
     """Send `handle` over a Unix stream socket; the caller still owns it. Raises OSError as sockets do."""
     message = encode(handle)
     sent = socket.send_fds(sock, [message], [] if handle.fd is None else [handle.fd])
-    sock.sendall(message[sent:])
+    if sent < len(message):
+        sock.sendall(message[sent:])
 
 
 def recv_handle(sock: socket.socket) -> Handle:

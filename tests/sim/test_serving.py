@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 
 from aquasim.core import Limits, Scheduler, make_policy
+from aquasim.errors import UserError
 from aquasim.hardware.throttle import Heat, Throttle
 from aquasim.records.run import Run
 from aquasim.records.tables import RunTables
@@ -185,3 +186,17 @@ def test_what_was_never_measured_is_told() -> None:
     assert [note.split(" of ")[0] for note in notes] == [
         f"rtx4090: {kind}" for kind in ("products", "decode attention", "prefill attention")
     ]
+
+
+def test_a_degree_nobody_measured_is_refused() -> None:
+    """All-reduce between RTX cards was not measured: two of them are an error that names the profile."""
+    changes = [
+        'machine.server="4xL40S"',
+        'machine.profile="rtx4090"',
+        "machine.gpus=[0,1]",
+        "machine.donors=[]",
+        "model.tp=2",
+        "engine.kv_blocks=300",
+    ]
+    with pytest.raises(UserError, match=r"^rtx4090: all-reduce between 2 GPUs was not measured"):
+        simulate_system(Plan.of(load_scenario("small-h100", changes)), "fcfs")
