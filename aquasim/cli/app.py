@@ -165,6 +165,27 @@ def validate(
     validate_command(datasets, json, plot, every)
 
 
+@app.command()
+def surplus(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A known model, or a config.json.")],
+    profile: Annotated[str, typer.Option(metavar="NAME", help="Hardware profile.")] = "h100",
+    tp: Annotated[int, typer.Option(help="GPUs that share the model.")] = 1,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 512,
+    output: Annotated[int, typer.Option(min=1, help="Tokens of an output.")] = 256,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests per second; left out, the load that saturates throughput.")
+    ] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="A measured sweep: batch,tokens_per_s,kv_gib.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Say how many GiB each GPU can lend under a model and a load, or lacks."""
+    from aquasim.cli.surplus import surplus_command
+
+    surplus_command(model, profile, tp, prompt, output, rate, sweep, json)
+
+
 def _version(value: bool) -> None:
     if value:
         typer.echo(f"aquasim {__version__}")
