@@ -166,6 +166,28 @@ def validate(
 
 
 @app.command()
+def place(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A TOML file: servers and models.")],
+    json: JsonOption = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="random|greedy", help="Place without the solver, to compare."),
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Take the best placement found by then.")
+    ] = 60.0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write the consumer-to-donor maps here, as JSON."),
+    ] = None,
+) -> None:
+    """Place jobs on servers so that spare memory is where it is needed, and pair consumers with donors."""
+    from aquasim.cli.place import place_command
+
+    place_command(file, json, baseline, time_limit, out)
+
+
+@app.command()
 def surplus(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A known model, or a config.json.")],
     profile: Annotated[str, typer.Option(metavar="NAME", help="Hardware profile.")] = "h100",
