@@ -56,6 +56,7 @@ def many_kinds(servers: int, kinds: int, tps: tuple[int, ...], gpus: int = 8) ->
     return Problem(servers, tuple(models), gpus)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("servers", "kinds", "tps"), [(16, 20, (1,)), (32, 40, (1, 2, 4))])
 def test_more_kinds_than_patterns_can_hold_come_within_a_percent(
     servers: int, kinds: int, tps: tuple[int, ...]
