@@ -1,8 +1,10 @@
 """`place`: which job goes on which server, and which GPU lends memory to which."""
 
 import json
+import os
 import sys
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from math import inf
 from pathlib import Path
@@ -46,7 +48,7 @@ def _plan(file: Path, problem: "Problem", method: str, time_limit_s: float, need
     from aquasim.place import place
 
     try:
-        with _spinner() if needed else nullcontext():
+        with _spinner() if needed else nullcontext(), _quiet():
             return place(problem, method, time_limit_s)
     except UserError as error:
         if needed:
@@ -60,6 +62,20 @@ def _spinner() -> Any:
     from rich.console import Console
 
     return Console(stderr=True).status("placing")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the solver's library from printing, as it does at times, where JSON goes."""
+    sys.stdout.flush()
+    kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _write_maps(plan: "Plan", out: Path) -> None:

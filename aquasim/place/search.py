@@ -11,18 +11,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from aquasim.place.patterns import Limits, uncovered
+from aquasim.place.patterns import Limits
 from aquasim.place.problem import Instance, Ints
-from aquasim.place.programs import mix
 from aquasim.place.sources import Source
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What limits allow: a placement, or none; `sure` if none is proven."""
-
-    placed: Ints | None
-    sure: bool = True
 
 
 @dataclass
@@ -65,7 +56,7 @@ class Search:
         found = False
         while low < high and not self._late():
             at = (low + high) // 2 if found else min(low + stride, high) - 1
-            answer = self.probe(Limits(int(levels.surplus[at]), imbalance))
+            answer = self.source.probe(Limits(int(levels.surplus[at]), imbalance), self.deadline)
             if answer.placed is not None:
                 found = True
                 reached = self._keep(answer.placed)
@@ -81,19 +72,3 @@ class Search:
         if score.objective <= self.ceiling:
             self.best, self.ceiling = placed, score.objective - 1
         return score.surplus
-
-    def probe(self, limits: Limits) -> Answer:
-        """Place all jobs with limits kept on every server, leaving little need uncovered."""
-        relaxed = self.source.relax(limits, self.deadline)
-        refuted = relaxed.refuted
-        for jobs in relaxed.sets:
-            cost = uncovered(self.instance, jobs)
-            found = mix(self.instance, jobs, cost, True, self.deadline)
-            refuted = relaxed.complete and found.refuted
-            if found.servers is None:
-                continue
-            placed = np.repeat(jobs, np.rint(found.servers).astype(np.int64), axis=0)
-            if self.instance.holds(placed):
-                return Answer(placed)
-            refuted = False
-        return Answer(None, refuted)

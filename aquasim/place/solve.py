@@ -38,10 +38,10 @@ def pack(instance: Instance, deadline: float) -> Packing:
         UserError: the jobs do not fit whatever the imbalance.
     """
     classes = instance.by_sign()
-    search = Search(classes, source_of(classes), deadline)
+    source = source_of(classes)
     least: int | None = None
     for imbalance in range(instance.least_imbalance, instance.gpus + 1):
-        answer = search.probe(Limits(instance.gpus, imbalance))  # a class's amounts are its GPUs
+        answer = source.probe(Limits(instance.gpus, imbalance), deadline)  # a class's amounts are its GPUs
         if least is None and not (answer.placed is None and answer.sure):
             least = imbalance
         if answer.placed is not None or time.monotonic() > deadline:
@@ -51,7 +51,7 @@ def pack(instance: Instance, deadline: float) -> Packing:
     shards = ", ".join(str(tp) for tp in sorted(set(instance.tp.tolist()), reverse=True))
     raise UserError(
         f"the jobs cannot be packed: groups of {shards} GPUs do not fit {instance.servers} servers "
-        f"of {instance.gpus}, although {instance.idle} GPUs would stay idle"
+        f"of {instance.gpus}, although {instance.idle} GPU{'s' if instance.idle > 1 else ''} would stay idle"
     )
 
 
@@ -69,7 +69,7 @@ def solve(instance: Instance, time_limit_s: float) -> Solution:
     deadline = time.monotonic() + time_limit_s
     packing = pack(instance, deadline)
     source = source_of(instance)
-    found = _starts(instance, packing, source.name == "columns", deadline)
+    found = _starts(instance, packing, not source.exact, deadline)
     search = Search(instance, source, deadline)
     highest = instance.gpus * (instance.weight + max(0, int(instance.shard_mib.max())))
     search.run(packing.least, min((instance.score(start).objective for start in found), default=highest))
@@ -81,7 +81,7 @@ def solve(instance: Instance, time_limit_s: float) -> Solution:
     best = min(found, key=lambda placed: instance.score(placed).objective)
     if instance.score(best).objective > bound:
         best = exchange(instance, best, deadline)
-    return Solution(best, bound, source.name)
+    return Solution(best, bound, "patterns" if source.exact else "columns")
 
 
 def _starts(instance: Instance, packing: Packing, improve: bool, deadline: float) -> list[Ints]:

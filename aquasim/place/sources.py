@@ -1,44 +1,29 @@
-"""Where patterns come from: all of them enumerated, or only those that a relaxation asks for."""
+"""Patterns, and what they say about limits: all of them enumerated, or only those that a relaxation asks for."""
 
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from aquasim.place.patterns import Limits, all_patterns, how_many, uncovered
 from aquasim.place.problem import Instance, Ints
-from aquasim.place.programs import mix, most_worth, price
+from aquasim.place.programs import Answer, best_pattern, build, number, price, relax
 
 MOST_PATTERNS = 200_000
 """More are not enumerated: a relaxation over them would take seconds."""
 SAMPLE = 500
-"""Patterns beside the relaxation's own in the first integer program."""
+"""Enumerated: patterns beside the relaxation's own in the first integer program."""
 MOST_COLUMNS = 5_000
-"""An integer program over all useful patterns is tried up to here."""
+"""Enumerated: an integer program over all useful patterns is tried up to here."""
 STEP = 1e-3
 """Generated: surpluses are told apart down to this share of the objective."""
-TRIES = 20_000
-"""Generated: neighbours of patterns drawn, before those are dropped that are none or of no use."""
-MOST_NEAR = 1_500
-"""Generated: neighbours kept."""
-STEPS = 4
-ROUNDS = 2
-SCATTERED = 60
-SCATTER_S = 3.0
-PROBE_S = 10.0
-"""Generated: longest time for one relaxation."""
+RELAX_S = 10.0
+"""Generated: longest time to refute limits."""
+MOST_NUMBERED = 600
+"""Generated: a program over numbered servers is tried up to this many variables."""
+DRAWN, NEAR, STEPS = 20_000, 1_500, 4
+"""Generated: neighbours of patterns drawn and kept, and how many exchanges away they are."""
 TINY = 1e-6
-
-
-class Relaxed(NamedTuple):
-    """Sets of patterns to build a placement from, in turn. None: `refuted`, or nothing is known."""
-
-    sets: Iterable[Ints]
-    refuted: bool = False
-    complete: bool = False
-    """The last set holds all useful patterns: if it gives no placement, there is none."""
 
 
 class Levels(NamedTuple):
@@ -49,15 +34,15 @@ class Levels(NamedTuple):
 
 
 class Source(Protocol):
-    """Patterns of an instance."""
+    """Answers what limits allow."""
 
-    name: str
+    exact: bool
 
     def levels(self, imbalance: int, least: int, most: int) -> Levels:
         """Return the surpluses from `least` to `most` that are worth telling apart."""
 
-    def relax(self, limits: Limits, deadline: float) -> Relaxed:
-        """Refute the limits, or return patterns that a placement within them is likely to use."""
+    def probe(self, limits: Limits, deadline: float) -> Answer:
+        """Place all jobs with limits kept on every server, or refute the limits, or neither."""
 
 
 def source_of(instance: Instance) -> Source:
@@ -68,7 +53,7 @@ def source_of(instance: Instance) -> Source:
 class Enumerated:
     """All patterns: surpluses are exact, and so is the search."""
 
-    name = "patterns"
+    exact = True
 
     def __init__(self, instance: Instance) -> None:
         self.instance = instance
@@ -82,33 +67,33 @@ class Enumerated:
         surplus = np.unique(found)
         return Levels(surplus, np.append(surplus, most + 1))
 
-    def relax(self, limits: Limits, deadline: float) -> Relaxed:
-        """Solve the linear program over all useful patterns; take its own and a sample of the others."""
+    def probe(self, limits: Limits, deadline: float) -> Answer:
+        """Relax over all useful patterns; build from the relaxation's own and a sample, then from all."""
         useful = limits.kept_by(self.jobs, self.instance)
         if not len(useful):
-            return Relaxed((), refuted=True)
-        found = mix(self.instance, self.jobs[useful], self.uncovered[useful], False, deadline)
-        if found.servers is None:
-            return Relaxed((), found.refuted)
-        if len(useful) <= SAMPLE:
-            return Relaxed((self.jobs[useful],), complete=True)
-        others = np.random.default_rng(0).choice(useful, SAMPLE, replace=False)
-        first = self.jobs[np.union1d(useful[found.servers > TINY], others)]
-        if len(useful) > MOST_COLUMNS:
-            return Relaxed((first,))
-        return Relaxed((first, self.jobs[useful]), complete=True)
+            return Answer(None)
+        shares = relax(self.instance, self.jobs[useful], self.uncovered[useful], deadline)
+        if shares.servers is None:
+            return Answer(None, shares.refuted)
+        if len(useful) > SAMPLE:
+            others = np.random.default_rng(0).choice(useful, SAMPLE, replace=False)
+            answer = self._build(np.union1d(useful[shares.servers > TINY], others), deadline)
+            if answer.placed is not None or len(useful) > MOST_COLUMNS:
+                return Answer(answer.placed, sure=False)
+        return self._build(useful, deadline)
+
+    def _build(self, chosen: Ints, deadline: float) -> Answer:
+        return build(self.instance, self.jobs[chosen], self.uncovered[chosen], deadline)
 
 
-@dataclass
 class Generated:
     """Patterns found one by one, each the one that helps the relaxation most (Gilmore and Gomory, 1961)."""
 
-    instance: Instance
-    name: str = field(default="columns", init=False)
-    jobs: Ints = field(init=False)
+    exact = False
 
-    def __post_init__(self) -> None:
-        self.jobs = np.zeros((0, len(self.instance.tp)), np.int64)
+    def __init__(self, instance: Instance) -> None:
+        self.instance = instance
+        self.jobs: Ints = np.zeros((0, len(instance.tp)), np.int64)
 
     def levels(self, imbalance: int, least: int, most: int) -> Levels:
         """Return surpluses a thousandth of the objective apart, and none where that is all there is to gain."""
@@ -116,59 +101,53 @@ class Generated:
         surplus = np.arange(least + step, most + 1, step)
         return Levels(surplus, np.append(least, surplus + 1))
 
-    def relax(self, limits: Limits, deadline: float) -> Relaxed:
-        """Add patterns until all jobs can be placed in fractions, or none can help enough."""
-        deadline = min(deadline, time.monotonic() + PROBE_S)
+    def probe(self, limits: Limits, deadline: float) -> Answer:
+        """Relax; then build with numbered servers if they are few, else from the patterns and ones near them."""
+        relaxed = self._relax(limits, min(deadline, time.monotonic() + RELAX_S))
+        if relaxed is not None:
+            return relaxed
+        answer = Answer(None, sure=False)
+        if self.instance.servers * len(self.instance.tp) <= MOST_NUMBERED:
+            answer = number(self.instance, limits, deadline)
+        if answer.placed is None and not answer.sure:
+            jobs = self._near(limits)
+            answer = build(self.instance, jobs, uncovered(self.instance, jobs), deadline)
+            answer = Answer(answer.placed, sure=False)
+        return answer
+
+    def _relax(self, limits: Limits, deadline: float) -> Answer | None:
+        """Add patterns until all jobs can be placed in fractions (None), or no pattern can help enough."""
         while True:
-            jobs = self.jobs[limits.kept_by(self.jobs, self.instance)]
-            prices = price(self.instance, jobs)
+            prices = price(self.instance, self.jobs[limits.kept_by(self.jobs, self.instance)])
             if prices.missing < TINY:
-                return Relaxed(self._around(jobs[prices.servers > TINY], limits, deadline))
-            best = most_worth(self.instance, limits, prices.worth, deadline)
+                return None
+            best = best_pattern(self.instance, limits, prices.worth, deadline)
             # Over any placement the worths and costs of its servers sum to what is missing now.
             if self.instance.servers * (best.bound + prices.server) < prices.missing - TINY:
-                return Relaxed((), refuted=True)
+                return Answer(None)
             if best.jobs is None or not self._add(best.jobs, limits) or time.monotonic() > deadline:
-                return Relaxed(())
+                return Answer(None, sure=False)
 
     def _add(self, jobs: Ints, limits: Limits) -> bool:
-        """Keep a new pattern; whether it is new, and within limits in whole numbers."""
+        """Keep a pattern; whether it is new, and within limits in whole numbers."""
         if not len(limits.kept_by(jobs[None], self.instance)) or (self.jobs == jobs).all(axis=1).any():
             return False
         self.jobs = np.vstack([self.jobs, jobs])
         return True
 
-    def _around(self, used: Ints, limits: Limits, deadline: float) -> Iterator[Ints]:
-        """Give what is known, then more and more of what else keeps the limits."""
+    def _near(self, limits: Limits) -> Ints:
+        """Return the known patterns and some that differ from them by a few jobs, more, less, or others."""
         rng = np.random.default_rng(0)
-        yield self._known(limits)
-        for _ in range(ROUNDS):
-            self._scatter(limits, rng, min(deadline, time.monotonic() + SCATTER_S))
-            known = self._known(limits)
-            near = self._neighbours(np.vstack([used, known]), limits, rng)
-            yield np.unique(np.vstack([known, near]), axis=0)
-
-    def _known(self, limits: Limits) -> Ints:
-        return self.jobs[limits.kept_by(self.jobs, self.instance)]
-
-    def _scatter(self, limits: Limits, rng: np.random.Generator, deadline: float) -> None:
-        """Add patterns that differ much: the best at random worths."""
-        for _ in range(SCATTERED):
-            best = most_worth(self.instance, limits, rng.standard_normal(len(self.instance.tp)), deadline)
-            if best.jobs is not None:
-                self._add(best.jobs, limits)
-            if time.monotonic() > deadline:
-                break
-
-    def _neighbours(self, jobs: Ints, limits: Limits, rng: np.random.Generator) -> Ints:
-        """Draw patterns that differ from some of `jobs` by a few jobs, more, less, or others."""
-        kinds = jobs.shape[1]
+        known = self.jobs[limits.kept_by(self.jobs, self.instance)]
+        kinds = known.shape[1]
         one = np.vstack([np.eye(kinds, dtype=np.int64), np.zeros((1, kinds), np.int64)])
-        near = jobs[rng.integers(len(jobs), size=TRIES)]
-        found = [jobs]
+        near = known[rng.integers(len(known), size=DRAWN)]
+        found = []
         for _ in range(STEPS):
-            near = near + one[rng.integers(kinds + 1, size=TRIES)] - one[rng.integers(kinds + 1, size=TRIES)]
+            near = near + one[rng.integers(kinds + 1, size=DRAWN)] - one[rng.integers(kinds + 1, size=DRAWN)]
             valid = near[((near >= 0) & (near <= self.instance.count)).all(axis=1)]
             found.append(valid[limits.kept_by(valid, self.instance)])
-        all_found = np.unique(np.vstack(found), axis=0)
-        return all_found if len(all_found) <= MOST_NEAR else rng.choice(all_found, MOST_NEAR, replace=False)
+        others = np.unique(np.vstack(found), axis=0)
+        if len(others) > NEAR:
+            others = rng.choice(others, NEAR, replace=False)
+        return np.unique(np.vstack([known, others]), axis=0)

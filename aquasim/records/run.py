@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from aquasim.records.stats import Ints
-from aquasim.records.tables import COLUMNS, KINDS, Outcome, RunTables
+from aquasim.records.tables import COLUMNS, KINDS, LEASE_EVENTS, SOURCES, Outcome, RunTables
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -52,6 +52,8 @@ class Run:
             "reason": reasons,
             "kind": list(KINDS),
             "tier": tiers,
+            "source": list(SOURCES),
+            "event": list(LEASE_EVENTS),
         }
         joined = {table: _join(table, [part[table] for part in parts]) for table in COLUMNS}
         self._hold(joined, labels, meta, name)
@@ -74,7 +76,7 @@ class Run:
     ) -> None:
         self.meta = dict(meta)
         self.labels = labels
-        """Names that the columns `engine`, `outcome`, `reason`, `kind` and `tier` index."""
+        """Names that the columns `engine`, `outcome`, `reason`, `kind`, `tier`, `source` and `event` index."""
         self.name = ", ".join(self.engines) if name is None else name
         self.log: list[tuple[int, Any]] | None = None
         """The first engine's events for replay, if they were recorded. Not stored in run folders."""
@@ -159,6 +161,26 @@ class Run:
         """A row per request in a transfer."""
         return self._frame("moves")
 
+    @cached_property
+    def fetches(self) -> "pd.DataFrame":
+        """A row per object (an adapter) that came to the GPU."""
+        return self._frame("fetches")
+
+    @cached_property
+    def work(self) -> "pd.DataFrame":
+        """A row per unit of work of an engine without requests: a batch of images, a token of a long prompt."""
+        return self._frame("work")
+
+    @cached_property
+    def leases(self) -> "pd.DataFrame":
+        """A row per change of memory lent between GPUs."""
+        return self._frame("leases")
+
+    @cached_property
+    def memory(self) -> "pd.DataFrame":
+        """A row per change of a tier's size; tier "hbm" is the KV cache's."""
+        return self._frame("memory")
+
     def _frame(self, table: str) -> "pd.DataFrame":
         from aquasim.records.frames import table_frame
 
@@ -174,7 +196,8 @@ def _columns(tables: RunTables, tiers: list[str], reasons: list[str]) -> dict[st
     found["requests"]["reason"] = _reasons(found["requests"]["request"], tables.reasons, reasons)
     if tables.tiers != tiers:
         renamed = np.array([tiers.index(tier) for tier in tables.tiers], np.int64)
-        found["transfers"]["tier"] = renamed[found["transfers"]["tier"]]
+        for table in ("transfers", "memory"):
+            found[table]["tier"] = renamed[found[table]["tier"]]
     return found
 
 

@@ -16,7 +16,7 @@ from aquasim.records.atomic import new_folder
 from aquasim.records.run import FIELDS, Columns, Run
 from aquasim.records.stats import Ints
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the layout of run folders; `load` reads this one only."""
 
 META, SUMMARY = "meta.json", "summary.json"

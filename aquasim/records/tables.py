@@ -61,10 +61,16 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "preemptions": ("time_ns", "request"),
     "transfers": ("transfer", "start_ns", "end_ns", "kind", "tier", "blocks", "requests"),
     "moves": ("transfer", "request", "blocks"),
+    "fetches": ("start_ns", "end_ns", "object", "source", "bytes"),
+    "work": ("start_ns", "end_ns", "items", "peer_bytes", "host_bytes"),
+    "leases": ("time_ns", "event", "donor", "consumer", "bytes"),
+    "memory": ("time_ns", "tier", "bytes"),
 }
 """Every table's columns, all int64. Times are nanoseconds, -1 where something did not happen."""
 
 KINDS = ("out", "in", "migrate")
+SOURCES = ("peer", "host", "file")
+LEASE_EVENTS = ("offered", "reclaim", "regained", "granted", "revoked", "settled")
 
 _PACK = {name: Struct(f"{len(columns)}q").pack for name, columns in COLUMNS.items()}
 _STEP, _SPAN, _CHUNK, _REQUEST = (_PACK[name] for name in ("steps", "spans", "chunks", "requests"))
@@ -74,7 +80,11 @@ class RunTables:
     """The records of one engine's run.
 
     `steps`: iteration j of a row lasts `first_ns + growth_ns * j`. `spans`: a request decodes in every step
-    with a batch from `first_step` to `last_step`. `transfers.tier` indexes `tiers`.
+    with a batch from `first_step` to `last_step`. `tier` indexes `tiers`. `fetches`: an object (an adapter)
+    came to the GPU from one of `SOURCES`. `work`: what an engine without requests made (images of a batch, a
+    token of a long prompt), and the bytes it read from a peer or the host for it. `leases`: what this engine's
+    GPUs (`donor` or `consumer`; -1: none in particular) lent or were lent, by `LEASE_EVENTS`. `memory`: the
+    size of a tier on one GPU ("hbm": of the KV cache), from then on.
     """
 
     def __init__(self) -> None:
@@ -118,14 +128,33 @@ class RunTables:
 
     def transfer(self, transfer: Transfer, start: int, end: int) -> None:
         """A transfer landed."""
-        if transfer.tier not in self.tiers:
-            self.tiers.append(transfer.tier)
-        tier = self.tiers.index(transfer.tier)
+        tier = self._tier(transfer.tier)
         kind = KINDS.index(transfer.kind)
         moves = transfer.moves
         self.add("transfers", transfer.transfer, start, end, kind, tier, transfer.blocks, len(moves))
         for move in moves:
             self.add("moves", transfer.transfer, move.request, move.blocks)
+
+    def fetch(self, start: int, end: int, number: int, source: str, size: int) -> None:
+        """An object is on the GPU."""
+        self.add("fetches", start, end, number, SOURCES.index(source), size)
+
+    def work(self, start: int, end: int, items: int, peer_bytes: int = 0, host_bytes: int = 0) -> None:
+        """A unit of work ended."""
+        self.add("work", start, end, items, peer_bytes, host_bytes)
+
+    def lease(self, now: int, event: str, donor: int, consumer: int, size: int) -> None:
+        """Memory was lent, or came back, or is about to."""
+        self.add("leases", now, LEASE_EVENTS.index(event), donor, consumer, size)
+
+    def memory(self, now: int, tier: str, size: int) -> None:
+        """A tier has a new size."""
+        self.add("memory", now, self._tier(tier), size)
+
+    def _tier(self, name: str) -> int:
+        if name not in self.tiers:
+            self.tiers.append(name)
+        return self.tiers.index(name)
 
     def add(self, table: str, *row: int) -> None:
         """Append a row of any table, its columns in order."""

@@ -81,7 +81,7 @@ def _change(data: dict[str, Any], change: str) -> tuple[str, ...]:
 
 
 def _split(name: str) -> list[str]:
-    return [part.strip("\"'") for part in re.findall(r"\"[^\"]*\"|'[^']*'|[^.]+", name)]
+    return [part.strip(" \t").strip("\"'") for part in re.findall(r"\s*\"[^\"]*\"\s*|\s*'[^']*'\s*|[^.]+", name)]
 
 
 def _value(raw: str) -> Any:
@@ -167,12 +167,13 @@ def _line(text: str, keys: tuple[str, ...]) -> int:
         header = re.match(r"\s*\[\[?([^\]]+)\]", line)
         assignment = re.match(r"\s*([\w\-.\"']+)\s*=", line)
         if header:
-            table = tuple(_split(header.group(1).replace(" ", "")))
+            table = tuple(_split(header.group(1)))
             here = table
         elif assignment:
             here = table + tuple(_split(assignment.group(1)))
         else:
             continue
-        if here == keys[: len(here)] and len(here) > best_length:
-            best, best_length = number, len(here)
+        same = min(len(here), len(keys))
+        if here[:same] == keys[:same] and same > best_length:
+            best, best_length = number, same
     return best

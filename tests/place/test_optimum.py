@@ -184,7 +184,7 @@ def test_a_time_limit_still_gives_a_placement_and_a_valid_bound() -> None:
         (
             Problem(2, (Model("odd", GIB, 3, tp=5),)),
             "the jobs cannot be packed: groups of 5 GPUs do not fit 2 servers of 8, "
-            "although 1 GPUs would stay idle",
+            "although 1 GPU would stay idle",
         ),
         (Problem(2, ()), "models is empty"),
     ],

@@ -145,9 +145,9 @@ def _retype(path):
         (
             "meta.json",
             lambda path: path.write_text('{"schema": 99}'),
-            r"schema version 99; this aquasim reads 1",
+            r"schema version 99; this aquasim reads 2",
         ),
-        ("meta.json", lambda path: path.write_text('{"schema": 1}'), r"meta\.json: no labels, meta, name"),
+        ("meta.json", lambda path: path.write_text('{"schema": 2}'), r"meta\.json: no labels, meta, name"),
         ("steps.parquet", lambda path: path.unlink(), r"steps\.parquet: missing"),
         ("steps.parquet", lambda path: path.write_bytes(b""), r"steps\.parquet: "),
         ("steps.parquet", _cut, r"steps\.parquet: "),

@@ -1,0 +1,1 @@
+"""What shares a server: serving engines, image and audio producers, a long prompt, each on GPUs of its own."""
