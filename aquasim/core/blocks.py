@@ -171,6 +171,8 @@ class PrefixPool(BlockPool):
         self.free += len(back) + len(front)
         self._queue.extend(back)
         self._free.extend(reversed(front))
+        if self.debt:
+            self._settle()
 
     def _unshare(self, block: int) -> None:
         self.extra -= 1
@@ -179,9 +181,11 @@ class PrefixPool(BlockPool):
         else:
             self._shared[block] -= 1
 
-    def resize(self, capacity: int) -> None:
-        """Not needed: HBM pools keep their size."""
-        raise NotImplementedError("a prefix cache keeps its size")
+    def _settle(self) -> None:
+        """Give up blocks as `take` would hand them out, content forgotten."""
+        paid = min(self.debt, self.free)
+        self.take(paid)
+        self.debt -= paid
 
     def find(self, keys: Iterable[object]) -> list[int]:
         """Blocks that hold the longest leading run of `keys`; the first registered one of each."""
@@ -238,7 +242,7 @@ class PrefixPool(BlockPool):
                 free.append(block)
         assert len(set(free)) == len(free) == self.free, "a block is free twice"
         assert not counts.keys() & set(free), "a block is both free and held"
-        assert len(counts) + len(free) == self.capacity, "blocks lost or made"
+        assert len(counts) + len(free) == self.capacity + self.debt, "blocks lost or made"
         assert self._idle == self._key.keys() & set(free)
         assert all(block in self._where[key] for block, key in self._key.items())
         assert sum(map(len, self._where.values())) == len(self._key)

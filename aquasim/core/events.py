@@ -42,7 +42,10 @@ class Aborted(NamedTuple):
 
 
 class TierResized(NamedTuple):
-    """A tier now has `blocks` (a lease came, grew, or is being reclaimed). Shrinking drains, then `Released`."""
+    """A tier now has `blocks` (a lease came, grew, or is being reclaimed). Shrinking drains, then `Released`.
+
+    Tier "hbm" is the KV cache itself, which shrinks to lend memory and grows again; both are answered.
+    """
 
     tier: str
     blocks: int

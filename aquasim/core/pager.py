@@ -49,6 +49,8 @@ class Pager:
         self._in: dict[str, list[tuple[Request, int]]] = {}
         self._copies: dict[str, dict[Request, None]] = {name: {} for name in tiers}
         self._shrinking: dict[str, None] = {}
+        self._rising: dict[str, dict[Request, None]] = {}
+        """Requests whose copies may move up into a tier that grew."""
         self._next = 0
         self.leaving = 0
         """HBM blocks that awaited page-outs will free."""
@@ -227,17 +229,23 @@ class Pager:
     # --- tiers that come and go ----------------------------------------------------------------------------
 
     def resize(self, tier: str, blocks: int) -> None:
-        """Give a tier a new size; a shrink empties blocks as `evacuate` runs."""
+        """Give a tier a new size; a shrink empties blocks, growth draws copies up from later tiers, as `settle` runs."""
         if tier not in self.tiers:
             self.tiers[tier] = BlockPool(0)
             self._copies[tier] = {}
         pool = self.tiers[tier]
         if blocks < pool.capacity or tier in self._shrinking:
             self._shrinking[tier] = None
+            self._rising.pop(tier, None)
+        elif blocks > pool.capacity:
+            later = list(self.tiers)[list(self.tiers).index(tier) + 1 :]
+            self._rising[tier] = {request: None for name in later for request in self._copies[name]}
         pool.resize(blocks)
 
-    def evacuate(self) -> tuple[list[Transfer], list[Request], list[tuple[str, int]]]:
+    def settle(self, chosen: list[Request]) -> tuple[list[Transfer], list[Request], list[tuple[str, int]]]:
         """Empty shrinking tiers: drop spare copies, move the needed ones on, give up those without a place.
+
+        Then move copies up into tiers that grew, one at a time, but none of the requests `chosen` to return.
 
         Returns:
             Migrations, requests that lost their pages, and (tier, size) of tiers that are down to size.
@@ -252,7 +260,39 @@ class Pager:
         small = [tier for tier in self._shrinking if not self.tiers[tier].debt]
         for tier in small:
             del self._shrinking[tier]
+        for tier in list(self._rising):
+            migrations += self._promote(tier, chosen)
         return migrations, lost, [(tier, self.tiers[tier].capacity) for tier in small]
+
+    def _promote(self, tier: str, chosen: list[Request]) -> list[Transfer]:
+        """Move the next copy up into `tier`, unless one is on its way or there is no room for it."""
+        rising, pool = self._rising[tier], self.tiers[tier]
+        if any(f.transfer.to == tier for f in self.flights.values()):
+            return []
+        for request in list(rising):
+            source = request.copy_tier
+            if source in ("", tier) or request.state is State.GONE:
+                del rising[request]
+            elif request.state is State.PAGED and request not in chosen and not self._flying(request):
+                if pool.free < len(request.copy):
+                    return []
+                del rising[request]
+                return [self._launch_migration(source, tier, [(request, self._readdress(request, tier))])]
+        if not rising:
+            del self._rising[tier]
+        return []
+
+    def _readdress(self, request: Request, target: str) -> list[int]:
+        """Give a paged request's copy blocks in another tier, which has room, and return its old ones."""
+        old = request.copy
+        del self._copies[request.copy_tier][request]
+        request.copy, request.copy_tier = self.tiers[target].take(len(old)), target
+        self._copies[target][request] = None
+        request.state = State.LEAVING
+        return old
+
+    def _flying(self, request: Request) -> bool:
+        return any(request in flight.requests for flight in self.flights.values())
 
     def _shed_spare(self, tier: str) -> None:
         """Drop copies of resident requests until the tier is small enough."""
@@ -260,7 +300,7 @@ class Pager:
         for request in [r for r in self._copies[tier] if r.state is State.RUNNING]:
             if not pool.debt:
                 return
-            if not any(request in flight.requests for flight in self.flights.values()):
+            if not self._flying(request):
                 self.drop_copy(request)
 
     def _migrate(self, tier: str) -> tuple[list[Transfer], list[Request]]:
@@ -273,19 +313,15 @@ class Pager:
         for request in [r for r in self._copies[tier] if r.state is State.PAGED]:
             if pool.debt <= leaving:
                 break
-            if any(request in flight.requests for flight in self.flights.values()):
+            if self._flying(request):
                 continue
-            old = request.copy
-            target = self._next_tier(tier, len(old))
+            target = self._next_tier(tier, len(request.copy))
             if target is None:
                 self.drop_copy(request)
                 lost.append(request)
                 continue
+            old = self._readdress(request, target)
             leaving += len(old)
-            del self._copies[tier][request]
-            request.copy, request.copy_tier = self.tiers[target].take(len(old)), target
-            self._copies[target][request] = None
-            request.state = State.LEAVING
             by_target.setdefault(target, []).append((request, old))
         return [self._launch_migration(tier, target, group) for target, group in by_target.items()], lost
 

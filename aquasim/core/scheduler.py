@@ -24,6 +24,8 @@ from aquasim.core.pager import Pager
 from aquasim.core.policies.base import Policy
 from aquasim.core.request import Request, State
 
+HBM = "hbm"
+"""The name of the KV cache's own memory where tiers are resized."""
 _new = tuple.__new__  # builds a named tuple without the Python-level call of its constructor
 
 
@@ -84,6 +86,8 @@ class Scheduler:
         self._build = chunked.build if limits.prefill == "chunked" else prompts.build
         self._whole = policy.sliced or limits.prefill == "prompt-only"
         self._caching = limits.prefix_caching
+        self._hbm: int | None = None
+        """The size HBM's pool is to have, while it has not been reported."""
 
     # --- facts ---------------------------------------------------------------------------------------------
 
@@ -201,8 +205,20 @@ class Scheduler:
             self.resume(request)
 
     def _tier_resized(self, event: TierResized) -> None:
+        if event.tier == HBM:  # at the next decision: a step that is out has been promised its growth
+            self._hbm = event.blocks
+            return
         self.pager.resize(event.tier, event.blocks)
         self.tiered = True
+
+    def _resize_hbm(self, blocks: int) -> list[Command]:
+        """Bring HBM's pool to size; while more is held, nobody is admitted and growth preempts."""
+        if self.pool.capacity != blocks:
+            self.pool.resize(blocks)
+        if self.pool.debt:
+            return []
+        self._hbm = None
+        return [Released(HBM, blocks)]
 
     # --- decisions -----------------------------------------------------------------------------------------
 
@@ -214,6 +230,8 @@ class Scheduler:
         commands: list[Command] = []
         if self._extra:
             self._flush(commands)
+        if self._hbm is not None:
+            commands += self._resize_hbm(self._hbm)
         if self.tiered:
             self._evacuate(commands)
         if self.newcomers:
@@ -321,7 +339,7 @@ class Scheduler:
         return self.now if self.again else self.policy.wake_at(self)
 
     def _evacuate(self, commands: list[Command]) -> None:
-        migrations, lost, small = self.pager.evacuate()
+        migrations, lost, small = self.pager.settle(self.inbound)
         commands += migrations
         commands += [Released(tier, blocks) for tier, blocks in small]
         for request in lost:

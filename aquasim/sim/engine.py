@@ -11,6 +11,7 @@ from aquasim.core import (
     Chunk,
     Event,
     Reject,
+    Released,
     Scheduler,
     Step,
     StepDone,
@@ -161,6 +162,11 @@ class Engine:
         """The engine was idle when the step was decided."""
         self._held: list[tuple[int, Arrived]] = []
         """Arrivals during the step under way, where the next one is already decided (`ahead`)."""
+        self._pauses = 0
+        self._paused: list[Callable[[], None]] = []
+        """Whom to tell that no step is out."""
+        self.on_released: Callable[[str, int], None] | None = None
+        """Called when a tier that was to shrink (or "hbm") is down to so many blocks."""
         if carrier is not None:
             carrier.watch(self._disturb)
 
@@ -208,6 +214,29 @@ class Engine:
         """A lease came, grew or is called back."""
         self._tell(TierResized(tier, blocks))
 
+    def pause(self, then: Callable[[], None]) -> None:
+        """Call `then` at the end of the iteration under way, at once if there is none; start no step before `resume`.
+
+        Pauses nest: as many calls of `resume` end them.
+        """
+        self._pauses += 1
+        if self._step is None:
+            then()
+            return
+        self._paused.append(then)
+        self._disturb()
+
+    def resume(self) -> None:
+        """End a pause."""
+        assert self._pauses > 0, "not paused"
+        self._pauses -= 1
+        self._ask()
+
+    @property
+    def queued(self) -> int:
+        """Requests that came and have not started."""
+        return len(self.scheduler.waiting) + len(self.scheduler.newcomers) + len(self._held)
+
     def _tell(self, event: Event) -> None:
         now = self.env.ns
         if self.log is not None:
@@ -235,6 +264,8 @@ class Engine:
     def _decide(self, _: object = None) -> None:
         """Have the scheduler decide, once everything of this instant is in."""
         self._asked = False
+        if self._pauses and self._step is None:
+            return
         now, before = self.env.ns, self._step
         if self._held and self._step is None:
             self._release_held(now)
@@ -247,8 +278,12 @@ class Engine:
                 self._blocked.append(command)
                 self._moving.add(command.transfer)
                 self._start_transfers()
-            elif isinstance(command, Reject):
+            elif (
+                isinstance(command, Reject) and command.request in self.live
+            ):  # else its client gave up first
                 self._gone(command.request, Outcome.REJECTED, command.reason)
+            elif isinstance(command, Released) and self.on_released is not None:
+                self.on_released(command.tier, command.blocks)
         if self._held and (self._step is None or self._step is not before):
             self._release_held()
         wake = self.scheduler.wake_at() if self._wakes or self.scheduler.again else None
@@ -393,11 +428,18 @@ class Engine:
             self._gone(id, Outcome.FINISHED)
         if self._aborts:
             self._end_aborted(number)
-        if not self._asked:
+        if self._pauses:
+            self._stand_still()
+        elif not self._asked:
             if env.quiet():
                 self._decide()
             else:
                 self._ask()
+
+    def _stand_still(self) -> None:
+        paused, self._paused = self._paused, []
+        for then in paused:
+            then()
 
     def _count_chunks(self, number: int, chunks: tuple[Chunk, ...], now: int) -> list[int]:
         """Record the chunks, count the tokens that the last ones made, and return whom that finished."""

@@ -60,7 +60,8 @@ class Driver:
         """Run to the end; fails if nothing moves any more."""
         pending = sorted(range(len(self.load.jobs)), key=lambda i: (self.load.jobs[i][0], i))
         now = 0
-        while pending or self.todo or self.moving or self.step:
+        last = max(self.load.resizes, default=0)
+        while pending or self.todo or self.moving or self.step or now <= last + 1:
             assert now < self.limit, f"no progress: {self.scheduler.requests}"
             self._complete(now)
             while pending and self.load.jobs[pending[0]][0] <= now:
@@ -133,7 +134,7 @@ class Driver:
                 assert all(number in self.moving or number < command.transfer for number in command.after)
                 wait = max([self.moving.get(n, now) for n in command.after], default=now)
                 self.moving[command.transfer] = wait + self.rng.randint(1, 4)
-            elif isinstance(command, Reject):
+            elif isinstance(command, Reject) and command.request in self.todo:  # not aborted in this instant
                 del self.todo[command.request]
                 self.outcome[command.request] = "rejected"
             elif isinstance(command, Step):

@@ -273,6 +273,44 @@ def test_a_tier_that_shrinks_to_what_is_spare_drops_copies_without_moving() -> N
     ]
 
 
+def test_a_growing_tier_draws_copies_up_one_at_a_time() -> None:
+    """The peer comes back while two copies are on the host: they move up one after the other, none that returns."""
+    jobs = [(0, 7, 8), (0, 7, 8), (0, 7, 8)]
+    tiers = (("peer", 0), ("host", 8))
+    player = Player(limits(blocks=4, tiers=tiers), make_policy("cfs", slice_length=4), jobs)
+    log = player.play({6: TierResized("peer", 8)}, until=12)
+    assert [entry for entry in log if " t" in entry] == [
+        "1: t0 out host 0:2",
+        "2: t1 out host 1:2",
+        "5: t2 out host 2:3",
+        "5: t3 in host 0:2 after 2",
+        "6: t4 migrate host->peer 1:2",
+        "7: t5 migrate host->peer 2:3",
+        "9: t6 out host 0:2",
+        "9: t7 in peer 1:2 after 6",
+        "10: t8 migrate host->peer 0:3",
+    ]
+
+
+def test_lent_hbm_leaves_when_it_is_free_and_comes_back() -> None:
+    """The pool shrinks to 3 of 6 blocks: nobody is admitted, who grows last is dropped, and it is reported when true."""
+    player = Player(
+        limits(blocks=6, max_model_len=12), make_policy("fcfs"), [(0, 7, 5), (0, 7, 3), (3, 4, 2)]
+    )
+    assert player.play({2: TierResized("hbm", 3), 7: TierResized("hbm", 6)}) == [
+        "0: step0 0[0:7]! 1[0:7]!",
+        "1: step1 decode 2@14 +0 +1",
+        "2: step2 decode 1@8 -1 x 1",
+        "3: released hbm 3",
+        "3: step3 decode 1@9",
+        "4: step4 decode 1@10",
+        "5: step5 1[0:9]!",
+        "6: step6 2[0:4]!",
+        "7: released hbm 6",
+        "7: step7 decode 1@4 +2",
+    ]
+
+
 @pytest.mark.parametrize(
     ("prompt", "output", "reason"),
     [

@@ -34,15 +34,27 @@ def random_load(seed: int, blocks: int, tiers: bool) -> Load:
     return Load(jobs, aborts, resizes)
 
 
+def lend(seed: int, blocks: int, load: Load) -> None:
+    """Let HBM's pool shrink, down to half, and grow a few times; at last it has its size again."""
+    rng = random.Random(seed)
+    for _ in range(rng.randint(1, 4)):
+        load.resizes.setdefault(rng.randint(0, 120), []).append(
+            ("hbm", rng.randint((blocks + 1) // 2, blocks))
+        )
+    load.resizes.setdefault(121, []).append(("hbm", blocks))
+
+
 def random_limits(seed: int, mode: str, caching: bool) -> tuple[Limits, Load]:
     """A small engine, with or without tiers, and a load for it."""
     rng = random.Random(seed)
     blocks = rng.randint(6, 40)
     pages = rng.random() < 0.8
     tiers = (("peer", blocks), ("host", rng.choice([0, blocks, blocks * 10]))) if pages else ()
+    lends = rng.random() < 0.4
     limits = Limits(
         blocks=blocks,
         block_size=4,
+        max_model_len=(blocks + 1) // 2 * 4 if lends else 0,
         max_num_seqs=rng.choice([2, 4, 64]),
         max_num_batched_tokens=rng.choice([4, 16, 64]),
         long_prefill_token_threshold=rng.choice([0, 0, 8]),
@@ -51,7 +63,10 @@ def random_limits(seed: int, mode: str, caching: bool) -> tuple[Limits, Load]:
         tiers=tiers,
         max_repeat=rng.choice([1, 1 << 30]),
     )
-    return limits, random_load(seed, blocks, pages)
+    load = random_load(seed, blocks, pages)
+    if lends:
+        lend(seed, blocks, load)
+    return limits, load
 
 
 def options(name: str, seed: int) -> dict[str, object]:
