@@ -189,7 +189,10 @@ def place(
 
 @app.command()
 def surplus(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A known model, or a config.json.")],
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A known model, a config.json, or an image or audio producer."),
+    ],
     profile: Annotated[str, typer.Option(metavar="NAME", help="Hardware profile.")] = "h100",
     tp: Annotated[int, typer.Option(help="GPUs that share the model.")] = 1,
     prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 512,

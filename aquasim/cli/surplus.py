@@ -1,12 +1,42 @@
 """`surplus`: what a GPU can lend under a model and a load, or lacks."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aquasim.errors import UserError
 
+if TYPE_CHECKING:
+    from aquasim.hardware.profile import Profile
+    from aquasim.models import Model
+    from aquasim.producers import Producer
+    from aquasim.surplus import Point
+
 GIB = 2**30
+
+
+class _Words(NamedTuple):
+    """How a kind of model's points are called: columns of the table and keys of the JSON."""
+
+    columns: tuple[str, str, str, str]
+    keys: tuple[str, str, str, str]
+    room: str
+
+
+_TOKENS = _Words(
+    ("open", "tokens/s", "KV GiB", "TTFT p99 s"),
+    ("batch", "tokens_per_s", "kv_gib", "ttft_p99_s"),
+    "KV cache",
+)
+
+
+def _items(items: str) -> _Words:
+    return _Words(
+        ("batch", f"{items}/s", "work GiB", "batch s"),
+        ("batch", "items_per_s", "work_gib", "batch_s"),
+        "a batch's work",
+    )
 
 
 def surplus_command(
@@ -21,64 +51,113 @@ def surplus_command(
 ) -> None:
     """Sweep (simulated, or as measured), judge, and print one signed number of GiB per GPU."""
     from aquasim.hardware.profile import load_profile
-    from aquasim.models import load_model
-    from aquasim.surplus import Serve, judge, rate_point, read_sweep, sweep
+    from aquasim.producers import Producer
 
     try:
-        serve = Serve(load_profile(profile), load_model(model), tp, prompt, output)
-        room = serve.room
-        if sweep_file is not None:
-            points = read_sweep(sweep_file)
+        gpu, found = load_profile(profile), _find(model)
+        if isinstance(found, Producer):
+            room, points = _produce(found, gpu, tp, rate, sweep_file)
+            words = _items(found.items)
         else:
-            points = sweep(serve) if rate is None else [rate_point(serve, rate)]
-        judged = judge(points, room)
+            room, points = _serve(found, gpu, tp, prompt, output, rate, sweep_file)
+            words = _TOKENS
+        document = _judged(points, room, words)
     except UserError:
         raise
     except ValueError as error:
         raise UserError(str(error)) from None
-    document = {
+    if as_json:
+        print(json.dumps({"model": found.name, "profile": gpu.name, "tp": tp, **document}, indent=2))
+    else:
+        _print(found.name, gpu.title, tp, document, rate, words)
+
+
+def _find(model: str) -> "Model | Producer":
+    """Return a producer or a language model; the error names both kinds."""
+    from aquasim.models import load_model
+    from aquasim.producers import load_producer, producer_names
+
+    try:
+        return load_producer(model)
+    except UserError:
+        pass
+    try:
+        return load_model(model)
+    except ValueError as error:
+        if model.endswith(".json") or Path(model).exists():
+            raise
+        raise UserError(f"{error}; image and audio producers: {', '.join(producer_names())}") from None
+
+
+def _serve(
+    model: "Model",
+    profile: "Profile",
+    tp: int,
+    prompt: int,
+    output: int,
+    rate: float | None,
+    sweep_file: Path | None,
+) -> "tuple[int, list[Point]]":
+    """Return a language model's room for KV cache and its points."""
+    from aquasim.surplus import Serve, rate_point, read_sweep, sweep
+
+    serve = Serve(profile, model, tp, prompt, output)
+    room = serve.room
+    if sweep_file is not None:
+        points = read_sweep(sweep_file)
+    else:
+        points = sweep(serve) if rate is None else [rate_point(serve, rate)]
+    return room, points
+
+
+def _produce(
+    producer: "Producer", profile: "Profile", tp: int, rate: float | None, sweep_file: Path | None
+) -> "tuple[int, list[Point]]":
+    """Return a producer's room beside weights and its points."""
+    from aquasim.surplus import producer_room, producer_sweep, read_sweep
+
+    if tp != 1 or rate is not None:
+        option = "--tp" if tp != 1 else "--rate"
+        raise UserError(
+            f"{option} is for language models; {producer.name} makes its {producer.items} on one GPU"
+        )
+    room = producer_room(producer, profile)
+    return room, read_sweep(sweep_file) if sweep_file else producer_sweep(producer, profile)
+
+
+def _judged(points: "Sequence[Point]", room: int, words: _Words) -> dict[str, Any]:
+    from aquasim.surplus import judge
+
+    judged = judge(points, room)
+    rows = [(p.batch, p.tokens_per_s, p.kv_bytes / GIB, p.ttft_p99_s) for p in points]
+    return {
         "surplus_gib": judged.surplus_bytes / GIB,
         "room_gib": judged.room_bytes / GIB,
         "needed_gib": judged.point.kv_bytes / GIB,
         "saturated": judged.saturated,
-        "points": [
-            {
-                "batch": p.batch,
-                "tokens_per_s": p.tokens_per_s,
-                "kv_gib": p.kv_bytes / GIB,
-                "ttft_p99_s": p.ttft_p99_s,
-            }
-            for p in points
-        ],
+        "points": [dict(zip(words.keys, row, strict=True)) for row in rows],
     }
-    if as_json:
-        print(
-            json.dumps(
-                {"model": serve.model.name, "profile": serve.profile.name, "tp": tp, **document}, indent=2
-            )
-        )
-    else:
-        _print(serve.model.name, serve.profile.title, tp, document, rate)
 
 
-def _print(model: str, gpu: str, tp: int, found: dict[str, Any], rate: float | None) -> None:
+def _print(model: str, gpu: str, tp: int, found: dict[str, Any], rate: float | None, words: _Words) -> None:
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for head in ("open", "tokens/s", "KV GiB", "TTFT p99 s"):
+    for head in words.columns:
         table.add_column(head, justify="right")
     for point in found["points"]:
-        opened = str(point["batch"]) if point["batch"] else f"{rate:g}/s"
+        batch, speed, gib, seconds = (point[key] for key in words.keys)
+        opened = str(batch) if batch else f"{rate:g}/s"
         table.add_row(
-            opened, f"{point['tokens_per_s']:,.0f}", f"{point['kv_gib']:.1f}", f"{point['ttft_p99_s']:.2f}"
+            opened, f"{speed:,.0f}" if words is _TOKENS else f"{speed:.3g}", f"{gib:.1f}", f"{seconds:.2f}"
         )
     console = Console()
     console.print(table)
     word = "can lend" if found["surplus_gib"] >= 0 else "lacks"
     console.print(
         f"{model} on {tp} x {gpu}: each GPU {word} {abs(found['surplus_gib']):.1f} GiB "
-        f"({found['room_gib']:.1f} for KV cache, {found['needed_gib']:.1f} needed"
+        f"({found['room_gib']:.1f} for {words.room}, {found['needed_gib']:.1f} needed"
         + (")" if found["saturated"] or rate is not None else ", throughput still rising)"),
         highlight=False,
     )

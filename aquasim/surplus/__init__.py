@@ -2,6 +2,17 @@
 
 from aquasim.surplus.judge import Judgement, judge
 from aquasim.surplus.measured import read_sweep
+from aquasim.surplus.produce import producer_room, producer_sweep
 from aquasim.surplus.sweep import Point, Serve, rate_point, sweep
 
-__all__ = ["Judgement", "Point", "Serve", "judge", "rate_point", "read_sweep", "sweep"]
+__all__ = [
+    "Judgement",
+    "Point",
+    "Serve",
+    "judge",
+    "producer_room",
+    "producer_sweep",
+    "rate_point",
+    "read_sweep",
+    "sweep",
+]

@@ -25,7 +25,10 @@ BLOCK_SIZE = 16
 
 
 class Point(NamedTuple):
-    """One load: requests open (0: at a rate), output tokens/s, peak bytes of KV cache on one GPU, p99 of TTFT."""
+    """One load: requests open (0: at a rate), output tokens/s, peak bytes of KV cache on one GPU, p99 of TTFT.
+
+    Of an image or audio producer: items of a batch, items/s, peak bytes beside the weights, seconds of a batch.
+    """
 
     batch: int
     tokens_per_s: float

@@ -115,3 +115,49 @@ def test_a_faulty_sweep_is_one_line(tmp_path: Path, text: str, complaint: str) -
     assert done.stderr.startswith(f"aquasim: {file}: ")
     assert complaint in done.stderr
     assert done.stderr.count("\n") == 1
+
+
+def ask(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `aquasim surplus`."""
+    command = [sys.executable, "-m", "aquasim", "surplus", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_a_producer_lends_what_its_saturating_batch_leaves() -> None:
+    """SDXL on an A100: a batch of 4 gives 95 % of the throughput of 8, so what 8 takes more is not needed."""
+    found = json.loads(ask("sdxl", "--profile", "a100", "--json").stdout)
+    assert (found["model"], found["profile"], found["saturated"]) == ("sdxl", "a100", True)
+    assert [point["batch"] for point in found["points"]] == [1, 2, 4, 8]
+    assert found["needed_gib"] == found["points"][2]["work_gib"]
+    assert found["surplus_gib"] == pytest.approx(found["room_gib"] - found["needed_gib"])
+    rates = [point["items_per_s"] for point in found["points"]]
+    assert rates[1] < 0.95 * rates[3] < rates[2]
+
+
+def test_a_producer_that_still_climbs_is_judged_at_its_largest_batch() -> None:
+    """MusicGen's throughput doubles to the last batch: what that leaves can be lent, and the line says so."""
+    shown = ask("facebook/musicgen-large", "--profile", "a100").stdout
+    assert "clips/s" in shown
+    assert "can lend 37.6" in shown
+    assert "throughput still rising" in " ".join(shown.split())
+
+
+def test_producers_take_measured_sweeps_and_refuse_options_of_language_models(tmp_path: Path) -> None:
+    """`--sweep` replaces the model's points; `--tp` and `--rate` are errors, one line each."""
+    file = tmp_path / "sweep.csv"
+    file.write_text("batch,tokens_per_s,kv_gib\n1,50,1\n4,98,4\n32,100,30\n")
+    assert json.loads(ask("sd", "--sweep", str(file), "--json").stdout)["needed_gib"] == 4
+    for option in (("--tp", "2"), ("--rate", "1")):
+        done = ask("sd", *option)
+        assert done.returncode == 2
+        assert done.stderr == f"aquasim: {option[0]} is for language models; sd makes its images on one GPU\n"
+
+
+def test_an_unknown_model_is_answered_with_both_kinds() -> None:
+    """One line names language models and producers."""
+    done = ask("stable-difusion")
+    assert done.returncode == 2
+    assert "unknown model 'stable-difusion'" in done.stderr
+    assert "Llama-3.1-8B" in done.stderr
+    assert "image and audio producers: sd, sdxl, kandinsky, audiogen, musicgen" in done.stderr
+    assert done.stderr.count("\n") == 1
