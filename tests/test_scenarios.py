@@ -40,7 +40,7 @@ def test_a_scenario_runs_short(name: str, system: str) -> None:
     assert sorted(requests["request"].tolist()) == list(range(20))
     assert set(run.requests["outcome"]) == {"finished"}
     order = requests["request"].argsort()
-    longest = plan.max_model_len - plan.workload.prompt
+    longest = plan.llm.max_model_len - plan.workload.prompt
     assert (requests["output_tokens"][order] == plan.workload.output.clip(max=longest.clip(min=1))).all()
 
 

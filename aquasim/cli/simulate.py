@@ -3,14 +3,21 @@
 import json
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from aquasim.errors import UserError
 from aquasim.scenario import load_scenario, scenario_names
 from aquasim.scenario.load import find
 from aquasim.scenario.schema import Scenario
+from aquasim.scenario.server import ServerScenario
+
+if TYPE_CHECKING:
+    from aquasim.records.run import Run
+
+Progress = Callable[[float], None]
 
 
 def run_command(
@@ -44,13 +51,22 @@ def compare_command(
     if as_json:
         print(json.dumps({"scenario": Path(name).stem, "systems": results}, indent=2))
     else:
+        _print_comparison(scenario, results)
+
+
+def _print_comparison(scenario: Scenario | ServerScenario, results: dict[str, dict[str, Any]]) -> None:
+    if isinstance(scenario, ServerScenario):
+        from aquasim.cli.tenants import print_tenants
+
+        print_tenants(scenario, results)
+    else:
         from aquasim.cli.tables import print_comparison
 
         print_comparison(scenario, results)
 
 
 def simulate(
-    scenario: Scenario,
+    scenario: Scenario | ServerScenario,
     systems: list[str],
     out: Path | None,
     overwrite: bool,
@@ -62,7 +78,6 @@ def simulate(
         Each system's summary.
     """
     from aquasim.cli.progress import Bar
-    from aquasim.sim.simulate import Plan, simulate_system
 
     for system in systems:
         if system not in scenario.systems:
@@ -70,17 +85,38 @@ def simulate(
     targets = {system: out if single else out / system for system in systems} if out is not None else {}
     if out is not None:
         _check_target(out, overwrite, targets.values())
-    plan = Plan.of(scenario)
-    for note in plan.notes:
+    runs, notes = _prepare(scenario, systems)
+    for note in notes:
         print(f"note: {note}", file=sys.stderr)
     results = {}
     with Bar(systems) as bar:
         for system in systems:
-            run = simulate_system(plan, system, progress=bar.progress(system))
+            run = runs[system](bar.progress(system))
             results[system] = run.summary()
             if system in targets:
                 _save(run, targets[system], overwrite)
     return results
+
+
+def _prepare(
+    scenario: Scenario | ServerScenario, systems: list[str]
+) -> tuple[dict[str, Callable[[Progress | None], "Run"]], list[str]]:
+    """Resolve every system before one runs: what runs each, and what a reader ought to know."""
+    if isinstance(scenario, ServerScenario):
+        from aquasim.sim.tenants.plan import SystemPlan
+        from aquasim.sim.tenants.simulate import simulate_tenants
+
+        plans = {system: SystemPlan.of(scenario, system) for system in systems}
+        notes = dict.fromkeys(note for plan in plans.values() for note in plan.notes)
+        return {system: partial(simulate_tenants, plan) for system, plan in plans.items()}, list(notes)
+    from aquasim.sim.simulate import Plan, simulate_system
+
+    plan = Plan.of(scenario)
+
+    def runner(system: str) -> Callable[[Progress | None], "Run"]:
+        return lambda progress: simulate_system(plan, system, progress=progress)
+
+    return {system: runner(system) for system in systems}, list(plan.notes)
 
 
 def _check_target(out: Path, overwrite: bool, targets: Iterable[Path]) -> None:

@@ -1,6 +1,6 @@
 """What the commands print on a terminal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aquasim.scenario.schema import Scenario
+from aquasim.scenario.server import ServerScenario
 
 
 @dataclass(frozen=True)
@@ -48,17 +49,24 @@ COLUMNS = (
 def print_comparison(scenario: Scenario, results: dict[str, dict[str, Any]]) -> None:
     """Print one row per system; the best value of each column is bold and starred."""
     console = Console()
-    console.print(f"[bold]{_plain(scenario.question)}[/bold]", highlight=False)
+    console.print(f"[bold]{plain(scenario.question)}[/bold]", highlight=False)
     table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False, header_style="dim")
     table.add_column("\nsystem", no_wrap=True)
     for column in COLUMNS:
         table.add_column(column.title, justify="right", no_wrap=True)
-    best = [_best(column, results) for column in COLUMNS]
-    for name, summary in results.items():
-        cells = [_cell(c, summary, b) for c, b in zip(COLUMNS, best, strict=True)]
-        table.add_row(_plain(name), *cells)
+    for name, cells in rows_of(COLUMNS, results).items():
+        table.add_row(plain(name), *cells)
     console.print(table)
     _print_remarks(console, scenario, results)
+
+
+def rows_of(columns: Sequence[Column], results: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    """Return each system's cells, the best of each column marked."""
+    best = [_best(column, results) for column in columns]
+    return {
+        name: [_cell(c, summary, b) for c, b in zip(columns, best, strict=True)]
+        for name, summary in results.items()
+    }
 
 
 def _best(column: Column, results: dict[str, dict[str, Any]]) -> float | None:
@@ -84,9 +92,9 @@ def _print_remarks(console: Console, scenario: Scenario, results: dict[str, dict
     for name, summary in results.items():
         lost = summary["requests_rejected"]
         if lost:
-            console.print(f"{_plain(name)}: {lost} requests rejected", style="yellow", highlight=False)
+            console.print(f"{plain(name)}: {lost} requests rejected", style="yellow", highlight=False)
         if base and base is not summary and summary["ttft_p99"] and base["ttft_p99"] and summary["rct_p50"]:
-            console.print(f"[dim]{_plain(_against(name, summary, baseline, base))}[/dim]", highlight=False)
+            console.print(f"[dim]{plain(_against(name, summary, baseline, base))}[/dim]", highlight=False)
 
 
 def _against(name: str, summary: dict[str, Any], baseline: str, base: dict[str, Any]) -> str:
@@ -98,22 +106,28 @@ def _against(name: str, summary: dict[str, Any], baseline: str, base: dict[str, 
     return f"{name} / {baseline}: {', '.join(ratios)}"
 
 
-def print_summary(scenario: Scenario, system: str, summary: dict[str, Any]) -> None:
+def print_summary(scenario: Scenario | ServerScenario, system: str, summary: dict[str, Any]) -> None:
     """Print every figure of one run."""
     console = Console()
-    console.print(f"[bold]{_plain(scenario.question)}[/bold]", highlight=False)
+    console.print(f"[bold]{plain(scenario.question)}[/bold]", highlight=False)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    table.add_row("system", _plain(system))
-    for name, value in summary.items():
-        if isinstance(value, dict):
-            for part, amount in value.items():
-                shown = _link(amount) if isinstance(amount, dict) else _number(amount)
-                table.add_row(f"{name}.{_plain(str(part))}", shown)
-        else:
-            table.add_row(name, _number(value))
+    table.add_row("system", plain(system))
+    for name, value in _flat(summary):
+        table.add_row(plain(name), value)
     console.print(table)
+
+
+def _flat(summary: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]]:
+    """List figures with the path of their names; a link is one figure."""
+    for name, value in summary.items():
+        if isinstance(value, dict) and "capacity" in value:
+            yield f"{within}{name}", _link(value)
+        elif isinstance(value, dict):
+            yield from _flat(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", _number(value)
 
 
 def _link(link: dict[str, float]) -> str:
@@ -127,7 +141,7 @@ def _number(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else _plain(str(value))
+    return f"{value:,}" if isinstance(value, int) else plain(str(value))
 
 
 def print_scenarios(rows: dict[str, dict[str, Any]]) -> None:
@@ -138,10 +152,10 @@ def print_scenarios(rows: dict[str, dict[str, Any]]) -> None:
     table.add_column("question")
     table.add_column("systems")
     for name, row in rows.items():
-        table.add_row(name, _plain(row["question"]), " ".join(row["systems"]))
+        table.add_row(name, plain(row["question"]), " ".join(row["systems"]))
     console.print(table)
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Keep a user's brackets from being read as markup."""
     return text.replace("[", r"\[")

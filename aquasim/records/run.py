@@ -108,10 +108,34 @@ class Run:
         rows = slice(*self._bounds[table][engine : engine + 2])
         return {name: column[rows] for name, column in columns.items()}
 
+    def only(self, tenant: str) -> "Run":
+        """Return the run of one tenant of several (`meta["tenants"]`): its engines' rows, its sizes.
+
+        A tenant's engines are called as it is, or as it is with a dot and more.
+        """
+        mine = [i for i, e in enumerate(self.engines) if e == tenant or e.startswith(f"{tenant}.")]
+        assert mine, f"no engine of {tenant}"
+        bounds = mine[0], mine[-1] + 1
+        tables = {}
+        for table, columns in self._tables.items():
+            rows = slice(self._bounds[table][bounds[0]], self._bounds[table][bounds[1]])
+            tables[table] = {name: column[rows] for name, column in columns.items()}
+            tables[table]["engine"] = tables[table]["engine"] - mine[0]
+        labels = {**self.labels, "engine": [self.engines[i] for i in mine]}
+        sizes = {key: self.meta[key].get(self.engines[mine[0]]) for key in ("blocks", "block_bytes")}
+        return Run.of_columns(tables, labels, {**self.meta["tenants"][tenant], **sizes}, tenant)
+
     def summary(self, slo: Mapping[str, float] | None = None) -> dict[str, Any]:
-        """Return the run in numbers (see `metrics.summarise`); `slo` defaults to that in `meta`."""
+        """Return the run in numbers (see `metrics.summarise`); `slo` defaults to that in `meta`.
+
+        With several tenants: `tenants`, each one's figures by name, and `links`.
+        """
         from aquasim.records.metrics import summarise
 
+        if "tenants" in self.meta:
+            from aquasim.records.tenants import summarise_tenants
+
+            return {"tenants": summarise_tenants(self), "links": self.meta.get("links")}
         slo = self.meta.get("slo") if slo is None else slo
         key = tuple(sorted((slo or {}).items()))
         if key not in self._summaries:

@@ -2,5 +2,6 @@
 
 from aquasim.scenario.load import load_scenario, scenario_names
 from aquasim.scenario.schema import Scenario
+from aquasim.scenario.server import ServerScenario
 
-__all__ = ["Scenario", "load_scenario", "scenario_names"]
+__all__ = ["Scenario", "ServerScenario", "load_scenario", "scenario_names"]

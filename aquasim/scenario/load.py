@@ -11,13 +11,14 @@ from pydantic import BaseModel, ValidationError
 
 from aquasim.errors import UserError
 from aquasim.scenario.schema import Scenario
+from aquasim.scenario.server import ServerScenario, merged
 
 FOLDER = Path(__file__).resolve().parent.parent / "scenarios"
 
 
 def scenario_names() -> list[str]:
-    """Names of the scenarios that ship with the package."""
-    return sorted(path.stem for path in FOLDER.glob("*.toml"))
+    """Names of the scenarios that ship with the package, with the folder of those that belong together."""
+    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
 
 
 def find(name_or_path: str) -> Path:
@@ -39,8 +40,10 @@ def find(name_or_path: str) -> Path:
     raise UserError(f"unknown scenario {name_or_path!r}; {hint}known: {', '.join(scenario_names())}")
 
 
-def load_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Scenario:
+def load_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Scenario | ServerScenario:
     """Read a scenario and apply `changes`, each "path.to.key=value" with a TOML value or a bare string.
+
+    A file with `[tenants]` is a `ServerScenario`.
 
     Raises:
         UserError: one line that names the file, the key, its line, the value, and what is valid.
@@ -55,14 +58,29 @@ def load_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Scenario:
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not TOML: {error}") from None
     changed = {_change(data, change): change for change in changes}
+    scenario: Scenario | ServerScenario
     try:
-        scenario = Scenario.model_validate(data)
+        if "tenants" in data:
+            scenario = ServerScenario.model_validate(data)
+        else:
+            scenario = Scenario.model_validate(data)
     except ValidationError as error:
         raise UserError(_explain(error, path, text, changed)) from None
+    if isinstance(scenario, ServerScenario):
+        _check_systems(data, path, text, changed)
     if scenario.baseline is not None and scenario.baseline not in scenario.systems:
         valid = ", ".join(scenario.systems)
         raise UserError(f"{path}: baseline is {scenario.baseline!r}; the scenario's systems: {valid}")
     return scenario
+
+
+def _check_systems(data: dict[str, Any], path: Path, text: str, changed: dict[tuple[str, ...], str]) -> None:
+    """Validate the scenario as each of its systems changes it."""
+    for name, changes in data["systems"].items():
+        try:
+            ServerScenario.model_validate(merged(data, changes))
+        except ValidationError as error:
+            raise UserError(_explain(error, path, text, changed, ("systems", name))) from None
 
 
 def _change(data: dict[str, Any], change: str) -> tuple[str, ...]:
@@ -81,7 +99,9 @@ def _change(data: dict[str, Any], change: str) -> tuple[str, ...]:
 
 
 def _split(name: str) -> list[str]:
-    return [part.strip(" \t").strip("\"'") for part in re.findall(r"\s*\"[^\"]*\"\s*|\s*'[^']*'\s*|[^.]+", name)]
+    return [
+        part.strip(" \t").strip("\"'") for part in re.findall(r"\s*\"[^\"]*\"\s*|\s*'[^']*'\s*|[^.]+", name)
+    ]
 
 
 def _value(raw: str) -> Any:
@@ -91,11 +111,17 @@ def _value(raw: str) -> Any:
         return raw
 
 
-def _explain(error: ValidationError, path: Path, text: str, changed: dict[tuple[str, ...], str]) -> str:
-    """Put the first of the validation's complaints in one line."""
+def _explain(
+    error: ValidationError,
+    path: Path,
+    text: str,
+    changed: dict[tuple[str, ...], str],
+    within: tuple[str, ...] = (),
+) -> str:
+    """Put the first of the validation's complaints in one line; the keys stand `within` a table."""
     first = min(error.errors(), key=lambda e: e["type"] == "missing")
     tagged = tuple(str(part) for part in first["loc"])
-    keys = _without_kinds(tagged)
+    keys = (*within, *_without_kinds(tagged))
     more = error.error_count() - 1
     tail = f" (and {more} more)" if more else ""
     change = next((c for k, c in changed.items() if keys[: len(k)] == k[: len(keys)]), None)
@@ -103,7 +129,8 @@ def _explain(error: ValidationError, path: Path, text: str, changed: dict[tuple[
     name = ".".join(keys)
     kind = first["type"]
     if kind == "extra_forbidden":
-        return f"{where}: unknown key {name!r}; {_valid_keys(tagged)}{tail}"
+        root = ServerScenario if error.title == ServerScenario.__name__ else Scenario
+        return f"{where}: unknown key {name!r}; {_valid_keys(tagged, root)}{tail}"
     if kind == "missing":
         return f"{path}: key {name!r} is missing{tail}"
     message = first["msg"][0].lower() + first["msg"][1:]
@@ -128,19 +155,22 @@ _KINDS = {
 def _without_kinds(keys: tuple[str, ...]) -> tuple[str, ...]:
     """Leave out the tags of alternatives that a validation error's path contains."""
     holders = {"arrivals", "prompt", "output"}
-    return tuple(k for i, k in enumerate(keys) if not (k in _KINDS and i and keys[i - 1] in holders))
+    tag = 2 if keys[:1] == ("tenants",) else -1
+    return tuple(
+        k for i, k in enumerate(keys) if i != tag and not (k in _KINDS and i and keys[i - 1] in holders)
+    )
 
 
-def _valid_keys(keys: tuple[str, ...]) -> str:
+def _valid_keys(keys: tuple[str, ...], root: type[BaseModel]) -> str:
     """List the keys of the table in which the last of `keys` is unknown, the nearest first."""
-    known = sorted(_fields(keys[:-1]))
+    known = sorted(_fields(keys[:-1], root))
     close = get_close_matches(keys[-1], known, 1)
     hint = f"did you mean {close[0]!r}? " if close else ""
     return f"{hint}valid: {', '.join(known)}" if known else "it takes no such key"
 
 
-def _fields(keys: tuple[str, ...]) -> set[str]:
-    tables: list[Any] = [Scenario]
+def _fields(keys: tuple[str, ...], root: type[BaseModel]) -> set[str]:
+    tables: list[Any] = [root]
     for key in keys:
         found: list[Any] = []
         for table in tables:

@@ -1,6 +1,6 @@
 """How pages of one engine travel: descriptors, paths and ranks of a transfer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +11,9 @@ from aquasim.models import Model
 from aquasim.sim.fabric import Done, Port
 from aquasim.sim.topology import Server
 
+Path = tuple[Port, ...]
+Way = tuple[int, str, tuple[LinkKind, Path], int]
+"""(GPU whose copy engine it takes, direction, (link, path), bytes)."""
 Copies = Literal["scattered", "column", "block"]
 
 KERNEL_S = 10e-6
@@ -63,24 +66,27 @@ class PageLayout:
 class PageCarrier:
     """Carries one engine's transfers: one flow per rank, through that rank's copy engine.
 
-    `donors` are the GPUs whose memory the tier "peer" is, one per rank; "host" is each rank's host memory.
+    `donors` are the GPUs, one per rank, whose memory each peer tier is; any other tier is each rank's host memory.
+    What migrates passes the donor's host link and copy engine.
     """
 
     def __init__(
         self,
         server: Server,
         gpus: tuple[int, ...],
-        donors: tuple[int, ...],
+        donors: Mapping[str, tuple[int, ...]],
         layout: PageLayout,
         cost: StepCost,
     ) -> None:
-        assert not donors or len(donors) == len(gpus)
+        assert all(len(ranks) in (0, len(gpus)) for ranks in donors.values())
         self._server = server
         self._gpus = gpus
-        self._donors = donors
+        self._donors = {tier: ranks for tier, ranks in donors.items() if ranks}
         self._layout = layout
         self._cost = cost
         self._load = 0.0
+        self.shares: dict[str, list[tuple[int, float]]] = {}
+        """Tiers that are partly at a donor, partly in host memory (AQUA's release): (GPU, share there) per rank."""
 
     def carry(self, transfer: Transfer, done: Done) -> None:
         """Send a transfer's blocks over every rank's path; `done` runs when the last rank's last byte is in."""
@@ -97,29 +103,53 @@ class PageCarrier:
             if waiting == 0:
                 done()
 
-        for rank, gpu in enumerate(self._gpus):
-            link, path = self._path(transfer, rank)
-            self._send(gpu, transfer.kind, path, size, self._layout.rate(link, transfer.kind), landed)
+        for rank in range(len(self._gpus)):
+            self._send(self._ways(transfer, rank, size), transfer.kind, landed)
 
-    def _send(self, gpu: int, kind: str, path: tuple[Port, ...], size: int, cap: float, landed: Done) -> None:
+    def _send(self, ways: list[Way], kind: str, landed: Done) -> None:
+        """Take one way after the other."""
+        gpu, direction, (link, path), size = ways[0]
+
         def copy(release: Done) -> None:
             def arrived() -> None:
                 release()
-                landed()
+                if len(ways) > 1:
+                    self._send(ways[1:], kind, landed)
+                else:
+                    landed()
 
-            self._server.fabric.start(path, size, cap, arrived)
+            self._server.fabric.start(path, size, self._layout.rate(link, kind), arrived)
 
-        self._server.copy_engine(gpu, kind).submit(copy)
+        self._server.copy_engine(gpu, direction).submit(copy)
 
-    def _path(self, transfer: Transfer, rank: int) -> tuple[LinkKind, tuple[Port, ...]]:
-        gpu, server = self._gpus[rank], self._server
-        peer = transfer.tier == "peer"
+    def _ways(self, transfer: Transfer, rank: int, size: int) -> list[Way]:
+        """Return whose copy engine moves how much, in which direction, over which link and path."""
         if transfer.kind == "migrate":
-            donor = self._donors[rank]
-            return server.to_host(donor) if peer else server.from_host(donor)
-        if transfer.kind == "out":
-            return server.between(gpu, self._donors[rank]) if peer else server.to_host(gpu)
-        return server.between(self._donors[rank], gpu) if peer else server.from_host(gpu)
+            return [(*self._move_on(transfer, rank), size)]
+        gpu, kind = self._gpus[rank], transfer.kind
+        if transfer.tier in self.shares:
+            donor, share = self.shares[transfer.tier][rank]
+            there = round(size * share)
+            both = ((donor, there), (None, size - there))
+            return [(gpu, kind, self._between(gpu, at, kind), part) for at, part in both if part]
+        donors = self._donors.get(transfer.tier)
+        return [(gpu, kind, self._between(gpu, donors[rank] if donors else None, kind), size)]
+
+    def _between(self, gpu: int, donor: int | None, kind: str) -> tuple[LinkKind, Path]:
+        server = self._server
+        if kind == "out":
+            return server.to_host(gpu) if donor is None else server.between(gpu, donor)
+        return server.from_host(gpu) if donor is None else server.between(donor, gpu)
+
+    def _move_on(self, transfer: Transfer, rank: int) -> tuple[int, str, tuple[LinkKind, Path]]:
+        server = self._server
+        here, there = self._donors.get(transfer.tier), self._donors.get(transfer.to)
+        if here and there:
+            return here[rank], "out", server.between(here[rank], there[rank])
+        if here:
+            return here[rank], "out", server.to_host(here[rank])
+        assert there, "pages move from host to host"
+        return there[rank], "in", server.from_host(there[rank])
 
     def contended(self) -> bool:
         """Say whether transfers take HBM bandwidth from this engine now."""

@@ -1,8 +1,28 @@
 """Feeds a workload's requests to an engine when they are due."""
 
+from typing import Protocol
+
 from aquasim.sim.clock import Clock
-from aquasim.sim.engine import NEVER, Engine
+from aquasim.sim.engine import NEVER
 from aquasim.workload import Workload
+
+
+class Sink(Protocol):
+    """Takes requests: an engine, or what stands before several."""
+
+    next_arrival: int
+
+    def submit(
+        self,
+        id: int,
+        prompt: int,
+        output: int,
+        priority: int,
+        prefix: tuple[int, ...],
+        delay_ns: int = 0,
+        adapter: int = -1,
+    ) -> None:
+        """A request arrives now (see `Engine.submit`)."""
 
 
 class Source:
@@ -22,7 +42,7 @@ class Source:
         delay_ns: int = 0,
     ) -> None:
         self.env = env
-        self.engine: Engine | None = None
+        self.engine: Sink | None = None
         self._workload = workload
         self._arrival = (workload.arrival + delay_ns).tolist()
         self._block_size = block_size
@@ -33,7 +53,7 @@ class Source:
         self._due = False
         self._delay = delay_ns
 
-    def start(self, engine: Engine) -> None:
+    def start(self, engine: Sink) -> None:
         """Begin to feed `engine`."""
         self.engine = engine
         self._wait()
@@ -72,5 +92,9 @@ class Source:
             priority = int(workload.priority[i]) if workload.priority is not None else 0
             prefix = workload.block_hashes(i, self._block_size) if self._hashed else ()
             prompt, output = int(workload.prompt[i]), int(workload.output[i])
-            self.engine.submit(i, prompt, output, priority, prefix, self._delay)
+            if workload.adapter is None:
+                self.engine.submit(i, prompt, output, priority, prefix, self._delay)
+            else:
+                adapter = int(workload.adapter[i])
+                self.engine.submit(i, prompt, output, priority, prefix, self._delay, adapter)
         self._wait()

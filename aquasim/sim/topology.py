@@ -32,6 +32,10 @@ class Topology:
         needed = ["host_dram", "pcie_d2h", "pcie_h2d"] + (["nvlink"] if self.peer != "pcie" else [])
         return [link for link in needed if link not in profile.links]
 
+    def connected(self, source: int, target: int) -> bool:
+        """Say whether two different GPUs have a direct peer path."""
+        return source != target and (self.peer != "nvlink" or source // 2 == target // 2)
+
 
 TOPOLOGIES = {
     topology.name: topology
@@ -90,10 +94,6 @@ class Server:
             names = (f"gpu{source}.d2h", f"gpu{source}.pcie", f"gpu{target}.h2d", f"gpu{target}.pcie")
             return self.profile.links["pcie_d2h"], self._ports(*names)
         return self.profile.links["nvlink"], self._ports(f"gpu{source}.nvlink-out", f"gpu{target}.nvlink-in")
-
-    def connected(self, source: int, target: int) -> bool:
-        """Say whether two different GPUs have a direct peer path."""
-        return source != target and (self.topology.peer != "nvlink" or source // 2 == target // 2)
 
     def _dram(self, gpu: int) -> str:
         return f"dram{gpu * self.topology.numa // self.topology.gpus}"

@@ -293,7 +293,7 @@ def test_a_growing_tier_draws_copies_up_one_at_a_time() -> None:
 
 
 def test_lent_hbm_leaves_when_it_is_free_and_comes_back() -> None:
-    """The pool shrinks to 3 of 6 blocks: nobody is admitted, who grows last is dropped, and it is reported when true."""
+    """The pool shrinks to 3 of 6 blocks: nobody starts, who grows last is dropped, and it is reported when true."""
     player = Player(
         limits(blocks=6, max_model_len=12), make_policy("fcfs"), [(0, 7, 5), (0, 7, 3), (3, 4, 2)]
     )

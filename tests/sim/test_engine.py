@@ -290,7 +290,7 @@ def test_only_transfers_slow_a_real_engine_down() -> None:
     """Decodes beside page traffic never beat the cost model, and some lose to it; all others equal it."""
     scenario = load_scenario("small-h100", ["workload.requests=60", "engine.kv_blocks=300"])
     plan = Plan.of(scenario)
-    cost = StepCost(plan.profile, plan.model, 1, 512 + 512)
+    cost = StepCost(plan.profile, plan.llm.model, 1, 512 + 512)
     run = simulate_system(plan, "aqua")
     steps, transfers = run.columns("steps"), run.columns("transfers")
     slowed = 0

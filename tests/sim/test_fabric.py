@@ -298,7 +298,7 @@ def carry(
     profile, model = load_profile("h100"), load_model("Llama-3.1-8B")
     server = Server(env, TOPOLOGIES["8xH100"], profile)
     layout = PageLayout.of(model, len(gpus), 16, "block", False)
-    carrier = PageCarrier(server, gpus, donors, layout, StepCost(profile, model, len(gpus)))
+    carrier = PageCarrier(server, gpus, {"peer": donors}, layout, StepCost(profile, model, len(gpus)))
     landed = [-1] * len(transfers)
     for index, transfer in enumerate(transfers):
         carrier.carry(transfer, lambda index=index: landed.__setitem__(index, env.ns))
