@@ -6,29 +6,61 @@ import pytest
 
 from aquasim.core import POLICIES
 from aquasim.errors import UserError
-from aquasim.scenario import load_scenario, scenario_names
+from aquasim.scenario import Scenario, ServerScenario, load_scenario, scenario_names
 from aquasim.scenario.load import FOLDER
+from aquasim.scenario.server import LlmTable
 from aquasim.sim.simulate import Plan, simulate_system
+from aquasim.sim.tenants.plan import SystemPlan
+from aquasim.sim.tenants.simulate import simulate_tenants
 
-NAMES = scenario_names()
+ALL = {name: load_scenario(name) for name in scenario_names()}
+NAMES = [name for name, scenario in ALL.items() if isinstance(scenario, Scenario)]
+SHARED = {name: scenario for name, scenario in ALL.items() if isinstance(scenario, ServerScenario)}
 SHORT = ["workload.requests=20"]
 
 
 def test_the_folder_holds_scenarios_only() -> None:
-    """What is in scenarios/ ships: TOML files, each known by its name."""
-    assert [path.stem for path in sorted(FOLDER.glob("*"))] == NAMES
+    """What is in scenarios/ ships: TOML files, each known by its name, and placements."""
+    files = [path.relative_to(FOLDER).with_suffix("") for path in FOLDER.rglob("*.*")]
+    assert sorted(str(file) for file in files if not file.suffix) == sorted(ALL)
+    assert {file.suffix for file in files} <= {"", ".place"}
     assert "burst-h100" in NAMES
+    assert "aqua/s1-responsiveness" in SHARED
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL)
 def test_a_scenario_says_what_it_asks(name: str) -> None:
     """A question, a source, an expectation, and a baseline among its systems; every policy is known."""
-    scenario = load_scenario(name)
+    scenario = ALL[name]
     assert scenario.question.endswith("?") or "." in scenario.question
     assert scenario.source
     assert scenario.expect
     assert scenario.baseline in scenario.systems
-    assert {system.policy for system in scenario.systems.values()} <= POLICIES.keys()
+    if isinstance(scenario, Scenario):
+        assert {system.policy for system in scenario.systems.values()} <= POLICIES.keys()
+
+
+@pytest.mark.parametrize(("name", "system"), [(n, s) for n in SHARED for s in SHARED[n].systems])
+def test_a_shared_server_runs_short(name: str, system: str) -> None:
+    """Every tenant of a scenario is done after a few requests and seconds, with all of its tokens."""
+    plan = SystemPlan.of(SHARED[name], system, short(SHARED[name]))
+    run = simulate_tenants(plan)
+    for tenant, llm in plan.llms.items():
+        requests = run.only(tenant).columns("requests")
+        longest = (llm.max_model_len - llm.workload.prompt).clip(min=1)
+        order = requests["request"].argsort()
+        assert (requests["output_tokens"][order] == llm.workload.output.clip(max=longest)).all()
+    for tenant in plan.tenants.keys() - plan.llms.keys():
+        assert run.only(tenant).count("work") > 0
+
+
+def short(scenario: ServerScenario) -> dict[str, object]:
+    """Changes that make a scenario with tenants end soon."""
+    llms = [name for name, table in scenario.tenants.items() if isinstance(table, LlmTable)]
+    cut: dict[str, object] = {"duration_s": 2.0}
+    for name in llms:
+        cut |= {f"tenants.{name}.workload.requests": 8, f"tenants.{name}.start_s": 1.0}
+    return cut
 
 
 @pytest.mark.parametrize(("name", "system"), [(n, s) for n in NAMES for s in load_scenario(n).systems])

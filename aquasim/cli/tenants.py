@@ -54,15 +54,20 @@ def _print_tenant(console: Console, name: str, found: dict[str, dict[str, Any]],
 
 
 def _against(summary: dict[str, Any], base: dict[str, Any]) -> str:
-    """Return ratios to the baseline."""
+    """Return ratios to the baseline; nothing if all are one."""
     keys = {
         "TTFT p99": "ttft_p99",
         "RCT p50": "rct_p50",
         "RCT p99": "rct_p99",
         "items/s": "items_per_s",
     }
-    return ", ".join(
-        f"{title} {summary[key] / base[key]:.2g}x"
+    ratios = {
+        title: f"{summary[key] / base[key]:.2g}x"
         for title, key in keys.items()
         if summary.get(key) and base.get(key)
+    }
+    return (
+        ", ".join(f"{title} {ratio}" for title, ratio in ratios.items())
+        if {*ratios.values()} - {"1x"}
+        else ""
     )

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from aquasim.core import slices
+from aquasim.core import loras, slices
 from aquasim.core.request import Request, State
 
 if TYPE_CHECKING:
@@ -153,16 +153,28 @@ def _missing(s: "Scheduler", request: Request, count: int) -> int:
 
 
 def _admit(s: "Scheduler", chunks: Chunks, budget: int, threshold: int) -> None:
-    """Start waiting requests while tokens, sequences and blocks last; paged ones return before them."""
+    """Start waiting requests while tokens, sequences and blocks last; paged ones return before them.
+
+    Those whose adapter finds no slot are passed over.
+    """
     if s.paged and not s.policy.sliced and not slices.return_in_order(s):
         return
     admitted = False
+    slots = loras.resident(s)
+    passed: list[Request] = []
     while budget > 0 and (request := s.waiting.peek()) is not None:
+        if slots is not None and not slots.fits(request):
+            passed.append(s.waiting.take())
+            continue
         hit = s.find_prefix(request)
         if not slices.admit(s, request, hit, head=not admitted):
-            return
+            break
         admitted = True
+        if slots is not None:
+            slots.add(request)
         count = min(request.total - len(hit) * s.limits.block_size, threshold, budget)
         s.start(request, hit, count)
         chunks.append((request, count))
         budget -= count
+    if passed:
+        loras.put_back(s, passed)

@@ -19,6 +19,8 @@ class Arrived(NamedTuple):
     prefix: tuple[int, ...] = ()
     output: int | None = None
     """The true output length, only for policies that say they are oracles."""
+    adapter: int = -1
+    """The LoRA adapter it needs beside the model; -1: none."""
 
 
 class StepDone(NamedTuple):

@@ -27,6 +27,8 @@ class Limits:
     """Chunks beside decodes (vLLM V1), or iterations of whole prompts before any decode (vLLM 0.3)."""
     tiers: tuple[tuple[str, int], ...] = field(default=())
     """Where paged-out blocks go, in order of preference: (name, blocks)."""
+    max_loras: int = 0
+    """Most different adapters among the requests that run; 0: no bound."""
     max_repeat: int = 4096
     """Most iterations one step may stand for; 1 for executors that run them one by one."""
 
@@ -36,6 +38,8 @@ class Limits:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.max_model_len < 0 or self.long_prefill_token_threshold < 0:
             raise ValueError("max_model_len and long_prefill_token_threshold must not be negative")
+        if self.max_loras < 0:
+            raise ValueError(f"max_loras is {self.max_loras}; it must not be negative")
         room = self.blocks * self.block_size
         if self.max_model_len == 0:
             object.__setattr__(self, "max_model_len", room)

@@ -229,7 +229,7 @@ class Pager:
     # --- tiers that come and go ----------------------------------------------------------------------------
 
     def resize(self, tier: str, blocks: int) -> None:
-        """Give a tier a new size; as `settle` runs, a shrink empties blocks, growth draws copies up from later tiers."""
+        """Give a tier a new size; as `settle` runs, a shrink empties it and growth draws later tiers' copies up."""
         if tier not in self.tiers:
             self.tiers[tier] = BlockPool(0)
             self._copies[tier] = {}

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from aquasim.core import slices
+from aquasim.core import loras, slices
 from aquasim.core.chunked import Chunks, make_room, repeats
+from aquasim.core.request import Request
 
 if TYPE_CHECKING:
     from aquasim.core.scheduler import Scheduler
@@ -57,13 +58,21 @@ def _shrink(s: "Scheduler") -> bool:
 
 
 def _prompts(s: "Scheduler") -> Chunks:
-    """Waiting prompts that fit, in order: tokens are counted as padded to the longest."""
+    """Waiting prompts that fit, in order: tokens are counted as padded to the longest.
+
+    Those whose adapter finds no slot are passed over.
+    """
     chunks: Chunks = []
     if s.paged and not s.policy.sliced and not slices.return_in_order(s):
         return chunks
     longest = total = 0
     budget = max(s.limits.max_num_batched_tokens, s.limits.max_model_len)
+    slots = loras.resident(s)
+    passed: list[Request] = []
     while (request := s.waiting.peek()) is not None:
+        if slots is not None and not slots.fits(request):
+            passed.append(s.waiting.take())
+            continue
         hit = s.find_prefix(request)
         count = request.total - len(hit) * s.limits.block_size
         longest, total = max(longest, count), total + count
@@ -74,4 +83,8 @@ def _prompts(s: "Scheduler") -> Chunks:
             break
         s.start(request, hit, count)
         chunks.append((request, count))
+        if slots is not None:
+            slots.add(request)
+    if passed:
+        loras.put_back(s, passed)
     return chunks

@@ -27,6 +27,7 @@ class Request:
     """
 
     __slots__ = (
+        "adapter",
         "arrival",
         "blocks",
         "cached_blocks",
@@ -61,6 +62,7 @@ class Request:
         priority: int,
         prefix: tuple[int, ...],
         output: int | None,
+        adapter: int = -1,
     ) -> None:
         self.id = id
         self.arrival = arrival
@@ -69,6 +71,7 @@ class Request:
         self.priority = priority
         self.prefix = prefix
         self.output = output
+        self.adapter = adapter
         self.state = State.WAITING
         self.computed = 0
         self.total = prompt

@@ -97,13 +97,13 @@ class Scheduler:
         _HANDLERS[type(event)](self, event)
 
     def _arrived(self, event: Arrived) -> None:
-        id, prompt, max_tokens, priority, prefix, output = event
+        id, prompt, max_tokens, priority, prefix, output, adapter = event
         assert id not in self.requests, f"request {id} arrived twice"
         reason = self._refusal(prompt, max_tokens)
         if reason:
             self._extra.append(Reject(id, reason))
             return
-        request = Request(id, self.now, prompt, max_tokens, priority, prefix, output)
+        request = Request(id, self.now, prompt, max_tokens, priority, prefix, output, adapter)
         self.requests[id] = request
         self.newcomers.append(request)
 

@@ -3,6 +3,7 @@
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
+from aquasim.core import loras
 from aquasim.core.request import Request
 
 if TYPE_CHECKING:
@@ -86,7 +87,10 @@ def _choose(s: "Scheduler", contenders: list[Request], budget: int) -> list[Requ
     if s.policy.ranked:
         seats = min(seats, s.limits.max_num_seqs - len(s.running) + s.batch.count)
     size = s.limits.block_size
+    slots = loras.fixed(s)
     for request in contenders:
+        if slots is not None and not slots.fits(request):
+            continue
         blocks = request.blocks
         tokens = request.computed if request.copy_tier else request.total
         need = (len(blocks) if blocks else -(-tokens // size)) + 1
@@ -100,6 +104,8 @@ def _choose(s: "Scheduler", contenders: list[Request], budget: int) -> list[Requ
             break
         chosen.append(request)
         budget -= need
+        if slots is not None:
+            slots.add(request)
     return chosen
 
 
@@ -108,23 +114,29 @@ def _refill(s: "Scheduler") -> None:
     room = s.pool.free + s.pager.leaving - s.batch.count
     coming = dict.fromkeys(s.inbound)
     room -= sum([s.return_cost(r) + 1 for r in coming])
+    slots = loras.resident(s)
     for request in sorted(s.paged.values(), key=RANK):
         need = s.return_cost(request) + 1
-        if request not in coming and need <= room:
+        if request not in coming and need <= room and (slots is None or slots.fits(request)):
             s.inbound.append(request)
             room -= need
+            if slots is not None:
+                slots.add(request)
 
 
 def bring(s: "Scheduler") -> None:
     """Page chosen requests in, in order, as far as free blocks go.
 
     Blocks promised to the step that is out stay free, and so do (where page-outs are awaited) those that the
-    next newcomer was given.
+    next newcomer was given. A request whose adapter's slot went to a newcomer waits for the next decision.
     """
+    slots = loras.resident(s)
     head = s.waiting.peek() if s.pager.overlap else None
     kept = s.reserved + (s.blocks_for(head.total) if head is not None else 0)
     for place, request in enumerate(s.inbound):
         if request.id not in s.paged:  # its tier is being emptied: it is paged again when it has moved
+            continue
+        if slots is not None and not slots.fits(request):
             continue
         if s.return_cost(request) > s.pool.free - kept:
             s.inbound = s.inbound[place:]
@@ -132,18 +144,30 @@ def bring(s: "Scheduler") -> None:
         if not request.copy_tier and s.quota is not None:
             s.quota += 1
         s.bring_back(request)
+        if slots is not None:
+            slots.add(request)
     s.inbound = []
 
 
 def return_in_order(s: "Scheduler") -> bool:
-    """Bring paged requests back, oldest first, while they fit; False if one must go on waiting."""
+    """Bring paged requests back, oldest first, while they fit; False if one must go on waiting.
+
+    Those whose adapter finds no slot are passed over.
+    """
+    slots = loras.resident(s)
+    all_back = True
     for request in list(s.paged.values()):
+        if slots is not None and not slots.fits(request):
+            all_back = False
+            continue
         headroom = 1 + s.watermark if s.running else 0
         full = len(s.running) >= s.limits.max_num_seqs
         if full or s.return_cost(request) + headroom > s.pool.free:
             return False
         s.bring_back(request)
-    return True
+        if slots is not None:
+            slots.add(request)
+    return all_back
 
 
 def admit(s: "Scheduler", newcomer: Request, hit: list[int], head: bool) -> bool:

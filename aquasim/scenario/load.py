@@ -18,7 +18,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "scenarios"
 
 def scenario_names() -> list[str]:
     """Names of the scenarios that ship with the package, with the folder of those that belong together."""
-    return sorted(path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
+    names = (path.relative_to(FOLDER).with_suffix("").as_posix() for path in FOLDER.rglob("*.toml"))
+    return sorted(name for name in names if "." not in name)  # NAME.place.toml is for `place`
 
 
 def find(name_or_path: str) -> Path:
@@ -60,10 +61,8 @@ def load_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Scenario | 
     changed = {_change(data, change): change for change in changes}
     scenario: Scenario | ServerScenario
     try:
-        if "tenants" in data:
-            scenario = ServerScenario.model_validate(data)
-        else:
-            scenario = Scenario.model_validate(data)
+        schema = ServerScenario if "tenants" in data else Scenario
+        scenario = schema.model_validate(data)
     except ValidationError as error:
         raise UserError(_explain(error, path, text, changed)) from None
     if isinstance(scenario, ServerScenario):

@@ -163,6 +163,13 @@ class SharedPrefixTable(Table):
     zipf: Seconds = 0.0
 
 
+class AdaptersTable(Table):
+    """LoRA adapters: `count` of them, one per request, chosen by Zipf's law with exponent `zipf` (0: evenly)."""
+
+    count: Positive
+    zipf: Seconds = 0.0
+
+
 class WorkloadTable(Table):
     """`[workload]`: a trace by `path`, a `stand_in` for one, or synthetic `arrivals`, `prompt` and `output`.
 
@@ -186,6 +193,7 @@ class WorkloadTable(Table):
     prompt: LengthTable | None = None
     output: LengthTable | None = None
     shared_prefix: SharedPrefixTable | None = None
+    adapters: AdaptersTable | None = None
 
 
 class SystemTable(Table):

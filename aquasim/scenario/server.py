@@ -59,6 +59,20 @@ class LendsTable(Table):
     capture_s: Seconds = 0.0
 
 
+class LoraTable(Table):
+    """`adapters` of a serving engine: how those of its workload are kept (`aquasim.sim.adapters`)."""
+
+    rank: Positive = 64
+    targets: Literal["all", "attention"] = "all"
+    max_loras: Positive = 1
+    """Slots on the GPU, and most adapters among running requests."""
+    max_cpu_loras: Annotated[int, Field(ge=0)] = 0
+    """With home "file": what host memory caches; 0: as many as slots."""
+    home: Literal["file", "host"] = "file"
+    contiguous: bool = False
+    """One tensor per adapter crosses the link, not each of its own."""
+
+
 class AutoscaleTable(Table):
     """`autoscale` of a serving engine: a replica on `gpus`, `start_s` after `queue` requests wait."""
 
@@ -76,6 +90,8 @@ class LlmTable(Table):
     model: ModelTable
     engine: EngineTable = EngineTable()
     workload: WorkloadTable
+    start_s: Seconds = 0.0
+    """When its workload begins: others may need to warm up."""
     policy: str = "fcfs"
     options: dict[str, Any] = Field(default_factory=dict)
     tiers: tuple[Literal["peer", "host"], ...] = ()
@@ -87,6 +103,8 @@ class LlmTable(Table):
     peer_gib: Gib = 0.0
     """Memory of donors it asks for, per GPU."""
     lends: LendsTable | None = None
+    adapters: LoraTable | None = None
+    """With a pair, donors hold adapters, not pages."""
     autoscale: AutoscaleTable | None = None
     slo: SloTable | None = None
 

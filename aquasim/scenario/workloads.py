@@ -5,6 +5,7 @@ from pathlib import Path
 from aquasim.errors import UserError
 from aquasim.scenario import schema
 from aquasim.workload import (
+    Adapters,
     Arrivals,
     AtOnce,
     ClosedLoop,
@@ -37,6 +38,8 @@ def make_workload(table: schema.WorkloadTable, seed: int, block_size: int) -> Wo
             from dataclasses import replace
 
             workload = replace(workload, cap=table.cap)
+        if table.adapters is not None:
+            workload = Adapters(table.adapters.count, table.adapters.zipf).assign(workload, seed)
         return workload
     except UserError:
         raise

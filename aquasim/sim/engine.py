@@ -65,6 +65,26 @@ class Carrier(Protocol):
         ...
 
 
+class Loader(Protocol):
+    """Brings adapters to the GPU (`aquasim.sim.adapters`)."""
+
+    def submitted(self, id: int, adapter: int) -> None:
+        """A request came that needs an adapter (-1: none)."""
+        ...
+
+    def load(self, step: Step, then: Callable[[], None]) -> bool:
+        """Say whether all adapters that a step needs are there; if not, fetch them and call `then`."""
+        ...
+
+    def extra_ns(self, step: Step) -> int:
+        """Return what adapters add to each iteration of a step."""
+        ...
+
+    def gone(self, id: int) -> None:
+        """A request has left."""
+        ...
+
+
 class Live:
     """What only the executor knows of a request: how long its output will be, and when things happened."""
 
@@ -127,6 +147,7 @@ class Engine:
         heat: Heat | None = None,
         idle_ns: int = 0,
         spared: float = 0.0,
+        loader: Loader | None = None,
     ) -> None:
         self.env = env
         self.scheduler = scheduler
@@ -135,6 +156,9 @@ class Engine:
         self._cost = cost
         self._tables = tables
         self._carrier = carrier
+        self._loader = loader
+        self._loading = False
+        """The step under way waits for its adapters."""
         self._on_gone = on_gone
         self._tick = 0
         self._ends: list[tuple[int, int]] = []
@@ -180,6 +204,7 @@ class Engine:
         priority: int,
         prefix: tuple[int, ...],
         delay_ns: int = 0,
+        adapter: int = -1,
     ) -> None:
         """A request arrives now, sent `delay_ns` ago. Output beyond `max_model_len` is cut, as servers do."""
         longest = self.scheduler.limits.max_model_len - prompt
@@ -187,7 +212,9 @@ class Engine:
         now = self.env.ns
         self.live[id] = Live(now - delay_ns, prompt, tokens)
         hint = output if self.scheduler.policy.oracle else None
-        arrived = Arrived(id, prompt, tokens, priority, prefix, hint)
+        arrived = Arrived(id, prompt, tokens, priority, prefix, hint, adapter)
+        if self._loader is not None:
+            self._loader.submitted(id, adapter)
         if self._ahead and self._step is not None:
             self._held.append((now, arrived))
             if self._done is None:
@@ -320,7 +347,7 @@ class Engine:
         if left or joined or preempted:
             self._change_batch(number, left, joined, preempted)
         if not after or self._moving.isdisjoint(after):
-            self._begin(step)
+            self._ready(step)
 
     def _change_batch(
         self, number: int, left: tuple[int, ...], joined: tuple[int, ...], preempted: tuple[int, ...]
@@ -340,6 +367,18 @@ class Engine:
             heappush(self._ends, (finish, id))
         for id in preempted:
             self._tables.preempted(self.env.ns, id)
+
+    def _ready(self, step: Step) -> None:
+        """Begin a step whose transfers have landed, as soon as its adapters are there."""
+        if self._loader is None or self._loader.load(step, self._loaded):
+            self._begin(step)
+        else:
+            self._loading = True
+
+    def _loaded(self) -> None:
+        self._loading = False
+        assert self._step is not None
+        self._begin(self._step)
 
     def _begin(self, step: Step) -> None:
         """Start an iteration, or the run of iterations until something is bound to happen."""
@@ -367,6 +406,8 @@ class Engine:
                 n = to_end
             if limit < n:
                 n = limit
+        if self._loader is not None:
+            a += self._loader.extra_ns(step)
         if self._carrier is not None and self._carrier.contended():
             tokens = batch + sum([chunk.tokens for chunk in chunks])
             a, b, n = self._carrier.stretch(a, batch, context, tokens), 0, 1
@@ -476,6 +517,8 @@ class Engine:
     def _gone(self, id: int, outcome: Outcome, reason: str = "") -> None:
         request = self.live.pop(id)
         self._tables.request(id, request, self.env.ns, outcome, reason)
+        if self._loader is not None:
+            self._loader.gone(id)
         if self._on_gone is not None:
             self._on_gone(id)
 
@@ -500,8 +543,8 @@ class Engine:
             late = self._late or self.scheduler.pager.overlap
             self._tell(TransferDone(transfer.transfer))
             self._late = late
-            step = self._step
+            step = None if self._loading else self._step
             if step is not None and self._done is None and self._moving.isdisjoint(step.after):
-                self._begin(step)
+                self._ready(step)
 
         self._carrier.carry(transfer, landed)

@@ -1,7 +1,7 @@
 """A serving engine resolved from tables: model, GPUs, workload, memory; and built into simulated time."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from aquasim.core import Limits, Scheduler, make_policy
@@ -18,7 +18,7 @@ from aquasim.scenario.schema import EngineTable, ModelTable, WorkloadTable
 from aquasim.scenario.workloads import make_workload
 from aquasim.sim.carrier import Copies, PageCarrier, PageLayout
 from aquasim.sim.clock import Clock
-from aquasim.sim.engine import Engine
+from aquasim.sim.engine import Engine, Loader
 from aquasim.sim.source import Source
 from aquasim.sim.topology import Server
 from aquasim.workload import Workload
@@ -126,7 +126,17 @@ class Llm:
         """KV blocks per GPU in so many GiB."""
         return int(size * GIB) // self.block_bytes
 
-    def limits(self, policy: str, tiers: tuple[tuple[str, int], ...], fused: bool = True) -> Limits:
+    def without(self, size: int) -> "Llm":
+        """Return the engine with so many bytes per GPU less for its KV cache."""
+        blocks = self.blocks - -(-size // self.block_bytes)
+        if blocks < 1:
+            raise UserError(f"{self.where}adapters take {size / GIB:.1f} GiB, more than the KV cache has")
+        longest = min(self.max_model_len, blocks * self.engine.block_size)
+        return replace(self, blocks=blocks, max_model_len=longest)
+
+    def limits(
+        self, policy: str, tiers: tuple[tuple[str, int], ...], fused: bool = True, max_loras: int = 0
+    ) -> Limits:
         """Return the engine's limits: memory in blocks, tiers in blocks per rank."""
         engine = self.engine
         return Limits(
@@ -139,6 +149,7 @@ class Llm:
             prefix_caching=engine.prefix_caching,
             prefill="prompt-only" if policy == "fcfs-v0" else engine.prefill,
             tiers=tiers,
+            max_loras=max_loras,
             max_repeat=1 << 30 if fused else 1,
         )
 
@@ -170,19 +181,19 @@ class Llm:
     def build(
         self,
         env: Clock,
-        limits: Limits,
-        policy: Policy,
+        scheduler: Scheduler,
         cost: StepCost,
         carrier: PageCarrier | None,
         tables: RunTables,
         source: Source,
         record_events: bool = False,
+        loader: Loader | None = None,
     ) -> Engine:
         """Put an engine together that runs the scheduler's decisions and tells `source` who left."""
         serving, throttle = self.serving, self.profile.throttle
         return Engine(
             env,
-            Scheduler(limits, policy),
+            scheduler,
             cost,
             tables,
             carrier,
@@ -191,7 +202,8 @@ class Llm:
             ahead=serving.ahead,
             heat=Heat(throttle) if throttle else None,
             idle_ns=round(serving.idle_s * 1e9),
-            spared=limits.block_size * SHARED_SAVING if limits.prefix_caching else 0.0,
+            spared=self.engine.block_size * SHARED_SAVING if self.engine.prefix_caching else 0.0,
+            loader=loader,
         )
 
     def source(self, env: Clock) -> Source:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from aquasim.core import Limits
+from aquasim.core import Limits, Scheduler
 from aquasim.core.policies.base import Policy
 from aquasim.errors import UserError
 from aquasim.hardware.coverage import unmeasured
@@ -117,19 +117,24 @@ def simulate_system(
     env = Clock()
     server = Server(env, plan.topology, plan.profile)
     policy = llm.policy(system, f"systems.{name}")
-    limits = llm.limits(system.policy, _tiers(plan, system), fused)
+    limits = system_limits(plan, system, fused)
     cost = llm.cost(limits)
     donors = {"peer": plan.scenario.machine.donors}
     carrier = llm.carrier(server, system, donors, cost) if limits.tiers else None
     tables = RunTables()
     source = llm.source(env)
-    engine = llm.build(env, limits, policy, cost, carrier, tables, source, record_events)
+    engine = llm.build(env, Scheduler(limits, policy), cost, carrier, tables, source, record_events)
     source.start(engine)
     _advance(env, plan.workload, source, progress)
     assert not engine.live, f"requests never ended: {list(engine.live)[:5]}"
     run = Run([(name, tables)], _meta(plan, name, system, limits, policy, server, env))
     run.log = engine.log
     return run
+
+
+def system_limits(plan: Plan, system: SystemTable, fused: bool = True) -> Limits:
+    """Return the limits of one system's engine."""
+    return plan.llm.limits(system.policy, _tiers(plan, system), fused)
 
 
 def _tiers(plan: Plan, system: SystemTable) -> tuple[tuple[str, int], ...]:

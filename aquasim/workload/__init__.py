@@ -1,5 +1,6 @@
 """Workloads: tables of requests, synthetic or read from published traces."""
 
+from aquasim.workload.adapters import Adapters
 from aquasim.workload.arrivals import Arrivals, AtOnce, ClosedLoop, Gamma, Piecewise, Poisson
 from aquasim.workload.arrivals import Fixed as FixedGap
 from aquasim.workload.lengths import (
@@ -22,6 +23,7 @@ __all__ = [
     "FORMATS",
     "STAND_INS",
     "STREAMS",
+    "Adapters",
     "Arrivals",
     "AtOnce",
     "ClosedLoop",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-STREAMS = ("arrivals", "prompt", "output", "prefix")
+STREAMS = ("arrivals", "prompt", "output", "prefix", "adapter")
 """The named streams, in the order in which the seed's children are spawned."""
 
 

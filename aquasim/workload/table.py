@@ -27,6 +27,7 @@ class Workload:
     priority: a number per request, or None; its meaning is the scheduler's.
     prefix: per request the chain hashes of its leading shareable tokens, one per `prefix_block` tokens (the
         last may stand for a partial block); two are equal if and only if the whole prefixes up to there are.
+    adapter: the number of the LoRA adapter each request needs (-1: none), or None.
     cap: at most this many requests are open at once (closed loop), or None (open loop).
     notes: what whoever reads a result of this workload ought to know.
 
@@ -43,6 +44,7 @@ class Workload:
     cap: int | None = None
     name: str = "workload"
     notes: tuple[str, ...] = ()
+    adapter: IntArray | None = None
 
     def __post_init__(self) -> None:
         columns = {
@@ -52,6 +54,8 @@ class Workload:
         }
         if self.priority is not None:
             columns["priority"] = _whole("priority", self.priority, -LATEST)
+        if self.adapter is not None:
+            columns["adapter"] = _whole("adapter", self.adapter, -1)
         _check_lengths(columns, self.prefix)
         _check_scalar("prefix_block", self.prefix_block)
         if self.cap is not None:
@@ -134,6 +138,7 @@ class Workload:
             output=self.output[index],
             priority=None if self.priority is None else self.priority[index],
             prefix=None if self.prefix is None else [self.prefix[i] for i in index.tolist()],
+            adapter=None if self.adapter is None else self.adapter[index],
         )
 
 
@@ -188,8 +193,8 @@ def _seconds(name: str, value: float) -> int:
 def save(workload: Workload, path: str | Path) -> None:
     """Write `workload` to `path` as .csv, .csv.gz or .parquet, readable by `read_trace`.
 
-    Columns: arrival_s (seconds), prompt_tokens, output_tokens, then priority and `prefix_N` when present: the
-    chain hashes of N = `prefix_block` tokens, separated by spaces (a list in Parquet). The name and the notes
+    Columns: arrival_s (seconds), prompt_tokens, output_tokens, then when present priority, adapter and `prefix_N`:
+    the chain hashes of N = `prefix_block` tokens, separated by spaces (a list in Parquet). The name and the notes
     are not kept. Parquet holds seconds as doubles: exact to the nanosecond up to 26 days.
     Raises ValueError for another suffix, or a closed-loop workload: the file has no place for `cap`.
     """
@@ -225,6 +230,8 @@ def _columns(workload: Workload) -> Iterator[tuple[str, list[Any]]]:
     yield "output_tokens", workload.output.tolist()
     if workload.priority is not None:
         yield "priority", workload.priority.tolist()
+    if workload.adapter is not None:
+        yield "adapter", workload.adapter.tolist()
     if workload.prefix is not None:
         yield f"prefix_{workload.prefix_block}", [list(row) for row in workload.prefix]
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from aquasim.core import Scheduler, make_policy
 from aquasim.scenario import load_scenario
-from aquasim.sim.simulate import Plan, make_limits, simulate_system
+from aquasim.sim.simulate import Plan, simulate_system, system_limits
 
 LOAD = """
 question = "What does simulating cost?"
@@ -110,7 +110,7 @@ def decisions(file: Path) -> Iterator[tuple[str, str, str]]:
         run = simulate_system(plan, system, record_events=True)
         assert run.log is not None
         crowded = sorted(run.columns("steps")["batch"])[run.count("steps") // 2]
-        limits = make_limits(plan, plan.scenario.systems[system])
+        limits = system_limits(plan, plan.scenario.systems[system])
         best = min(cpu(lambda log=run.log, li=limits, sy=system: _replay(li, sy, log)) for _ in range(3))
         plans = sum(event is None for _, event in run.log)
         name = f"a decision, {system}, median {crowded} running, {plans:,} decisions, us"

@@ -36,9 +36,11 @@ from aquasim.core.leases.records import (
     Record,
     State,
     choices,
+    due,
     picks,
     total,
 )
+from aquasim.core.leases.timers import Timers
 
 
 class Coordinator:
@@ -66,6 +68,7 @@ class Coordinator:
         self.donors: dict[Process, DonorView] = {}
         self.consumers: dict[Process, ConsumerView] = {}
         self.now = 0
+        self._timers = Timers(lambda extent: due(self.records.get(extent)))
         self._watched: set[Process] = set()
         self._dead: set[Process] = set()
         self._sent: Sent = []
@@ -80,18 +83,18 @@ class Coordinator:
 
     def wake_at(self) -> int | None:
         """When the next lease expires or the next drain is overdue (ns), or None."""
-        times = [r.expires for r in self.records.values() if r.state is State.LEASED]
-        times += [r.deadline for r in self.records.values() if r.deadline is not None]
-        return min(times, default=None)
+        return self._timers.first()
 
     def _wake(self, message: Wake) -> None:
         """Do nothing: `handle` looks at the clock before every message."""
 
     def _expire(self) -> None:
-        for extent, record in self.records.items():
-            if record.state is State.LEASED and record.expires <= self.now:
+        passed = self._timers.passed(self.now)
+        for extent in [e for e in self.records if e in passed] if passed else ():
+            record = self.records[extent]
+            if record.state is State.LEASED:
                 self._leave(State.REVOKED, [extent])
-            elif record.deadline is not None and record.deadline <= self.now:
+            else:
                 assert record.owner is not None
                 record.deadline = None
                 self._send(LOCAL, Overdue(extent, record.epoch, record.owner))
@@ -132,14 +135,16 @@ class Coordinator:
             self._watch(owner)
             expires = self.now + self.lease_ns
             self.records[row.extent] = Record(row.bytes, row.epoch, State.LEASED, owner, expires)
+            self._timers.begin(row.extent, expires)
             self._send(owner, Granted((Lease(row.extent, row.epoch, row.bytes, owner, expires),)))
 
     def _reclaim(self, donor: Process, view: DonorView) -> None:
         """Have enough leases of a donor drained to cover what it is owed, counting those already on their way."""
+        if view.owed == 0:
+            return
         own = {e: r for e, r in self.records.items() if e.donor == donor}
         missing = view.owed - total(r for r in own.values() if r.state in LEAVING)
-        leased = {e: r for e, r in own.items() if r.state is State.LEASED}
-        self._leave(State.DRAINING, picks(leased, missing))
+        self._leave(State.DRAINING, picks(own, missing))
 
     def _leave(self, state: State, extents: Iterable[Extent]) -> None:
         """Tell the holders of these extents to drain them, and why."""
@@ -148,6 +153,7 @@ class Coordinator:
             record = self.records[extent]
             assert record.owner is not None
             record.state, record.deadline = state, self.now + self.drain_ns
+            self._timers.begin(extent, record.deadline)
             told.setdefault(record.owner, []).append((extent, record.epoch))
         for owner, leases in told.items():
             self._send(owner, Drain(tuple(leases), CAUSES[state]))
@@ -234,11 +240,8 @@ class Coordinator:
 
     def _grant(self) -> None:
         """Offer free extents to those who want more, least served first; what is missing waits for more."""
-        wants = self._wants()
-        if not wants:
-            return
         free = {e: r for e, r in self.records.items() if r.state is State.FREE and self._lends(e.donor)}
-        for _, consumer, missing in sorted(wants):
+        for _, consumer, missing in sorted(self._wants()) if free else ():
             if not free:
                 return
             batches: dict[Process, list[tuple[Extent, int]]] = {}
@@ -280,11 +283,10 @@ class Coordinator:
     def check(self) -> None:
         """Assert every invariant of the records: owners where there must be, donors known, processes watched."""
         for extent, record in self.records.items():
-            assert (record.owner is None) <= (record.state in (State.FREE, State.CLOSED))
-            assert record.state is not State.FREE or record.owner is None
+            record.check()
+            self._timers.check(extent)
             known = extent.donor in self.donors
             assert known == (record.state not in (State.ORPHANED, State.CLAIMED))
-            assert record.deadline is None or record.state in CAUSES
             assert record.owner is None or record.state is State.CLOSED or record.owner in self._watched
         assert self._watched >= self.donors.keys() | self.consumers.keys()
 

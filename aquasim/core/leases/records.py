@@ -51,6 +51,19 @@ class Record:
     scrub: bool = False
     """Its holder died."""
 
+    def check(self) -> None:
+        """Assert that it has an owner where there must be one, and a deadline only where somebody leaves."""
+        assert self.owner is not None or self.state in (State.FREE, State.CLOSED)
+        assert self.owner is None or self.state is not State.FREE
+        assert self.deadline is None or self.state in CAUSES
+
+
+def due(record: Record | None) -> int | None:
+    """Return when a lease expires or a drain is overdue (ns), or None."""
+    if record is None:
+        return None
+    return record.expires if record.state is State.LEASED else record.deadline
+
 
 @dataclass(slots=True)
 class DonorView:
@@ -90,11 +103,12 @@ def choices(
     return sorted((e for e in free if mapped is None or e.donor.name in mapped), key=rank)
 
 
-def picks(leased: Mapping[Extent, Record], missing: int) -> list[Extent]:
+def picks(records: Mapping[Extent, Record], missing: int) -> list[Extent]:
     """Choose leases to drain until `missing` bytes are covered: first from the consumers that hold most.
 
     Ties go by extent, so the choice is the same everywhere.
     """
+    leased = {e: r for e, r in records.items() if r.state is State.LEASED}
     held: dict[Process | None, int] = {}
     for record in leased.values():
         held[record.owner] = held.get(record.owner, 0) + record.bytes

@@ -14,7 +14,7 @@ from aquasim.sim.topology import Server
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """What resizing costs in AQUA's release: the engine stops, swaps out whoever runs, makes the cache anew, swaps in.
+    """What resizing costs in AQUA's release: the engine stops, swaps all out, makes the cache anew, swaps in.
 
     Source: AQUA's vLLM fork, which also captures graphs again unless it runs eagerly.
     """

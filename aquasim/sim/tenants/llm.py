@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from aquasim.core.policies.base import Policy
+from aquasim.core import Scheduler
 from aquasim.records.tables import RunTables
+from aquasim.sim.adapters import AdapterSettings, AdapterStore
 from aquasim.sim.carrier import PageCarrier, PageLayout
 from aquasim.sim.clock import Clock
 from aquasim.sim.engine import Engine
@@ -34,11 +35,13 @@ class LlmTenant:
         tiers: Tiers,
         donors: dict[str, tuple[int, ...]],
         where: str,
+        adapters: AdapterSettings | None = None,
     ) -> None:
         self.name = name
         self.llm = llm
+        self.adapters: AdapterStore | None = None
+        self._settings = adapters
         self.records: list[tuple[str, RunTables]] = []
-        self.policy: Policy | None = None
         self.source = llm.source(env)
         self.lending: Lending | None = None
         self._env, self._server, self._choice = env, server, choice
@@ -101,12 +104,17 @@ class LlmTenant:
     def _build(self, name: str, llm: Llm | None = None) -> tuple[Engine, PageCarrier]:
         llm = llm or self.llm
         policy = llm.policy(self._choice, self._where)
-        limits = llm.limits(self._choice.policy, self._tiers)
+        slots = self._settings.max_loras if self._settings else 0
+        limits = llm.limits(self._choice.policy, self._tiers, max_loras=slots)
         cost = llm.cost(limits)
         carrier = llm.carrier(self._server, self._choice, self._donors, cost)
-        tables = RunTables()
+        tables, scheduler = RunTables(), Scheduler(limits, policy)
         self.records.append((name, tables))
-        engine = llm.build(self._env, limits, policy, cost, carrier, tables, self.source)
+        store = None
+        if self._settings is not None:
+            store = AdapterStore(self._server, llm.gpus[0], llm.model, self._settings, scheduler, tables)
+            self.adapters = self.adapters or store
+        engine = llm.build(self._env, scheduler, cost, carrier, tables, self.source, loader=store)
         return engine, carrier
 
     def _replica(self, gpus: tuple[int, ...]) -> Callable[[], Engine]:

@@ -2,14 +2,16 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from aquasim.errors import UserError
 from aquasim.hardware.coverage import unmeasured
+from aquasim.hardware.lora import LoraShape
 from aquasim.hardware.profile import Profile
 from aquasim.scenario.server import BatchTable, LlmTable, LongPromptTable, ServerScenario
+from aquasim.sim.adapters import AdapterSettings
 from aquasim.sim.leasing import Settings
 from aquasim.sim.leasing.base import MIB
 from aquasim.sim.llm import Llm
@@ -62,10 +64,40 @@ class SystemPlan:
             if isinstance(table, LlmTable) and name in self.tenants:
                 where = f"tenants.{name}."
                 seed = self.scenario.seed + 1000 * index
-                found[name] = Llm.of(
-                    self.profile, table.model, table.gpus, table.engine, table.workload, seed, where
-                )
+                llm = Llm.of(self.profile, table.model, table.gpus, table.engine, table.workload, seed, where)
+                if table.adapters is not None:
+                    llm = self._beside_adapters(name, table, llm)
+                late = replace(llm.workload, arrival=llm.workload.arrival + round(table.start_s * 1e9))
+                found[name] = replace(llm, workload=late)
         return found
+
+    def adapters(self, name: str, table: LlmTable) -> AdapterSettings:
+        """Return how a tenant keeps its workload's adapters."""
+        kept, asked = table.adapters, table.workload.adapters
+        assert kept is not None
+        if asked is None:
+            raise UserError(f"tenants.{name}.adapters: its workload asks for none; give workload.adapters")
+        try:
+            return AdapterSettings(
+                count=asked.count,
+                rank=kept.rank,
+                targets=kept.targets,
+                max_loras=kept.max_loras,
+                max_cpu_loras=kept.max_cpu_loras,
+                home=kept.home,
+                contiguous=kept.contiguous,
+                shadow=self.scenario.leases.protocol == "faithful",
+            )
+        except ValueError as error:
+            raise UserError(f"tenants.{name}.adapters: {error}") from None
+
+    def _beside_adapters(self, name: str, table: LlmTable, llm: Llm) -> Llm:
+        """Take the adapters' slots from the KV cache, unless its size is given."""
+        if llm.tp > 1:
+            raise UserError(f"tenants.{name}.adapters: known for one GPU only, and model.tp is {llm.tp}")
+        settings = self.adapters(name, table)
+        slots = settings.max_loras * LoraShape(llm.model, settings.rank, settings.targets).bytes
+        return llm if table.engine.kv_blocks else llm.without(slots)
 
     @cached_property
     def pairs(self) -> dict[str, tuple[int, ...]]:
@@ -165,6 +197,8 @@ class SystemPlan:
             raise UserError(
                 f"{where}: {name} lends and borrows, which goes round in circles; take its key lends or the pair out"
             )
+        if isinstance(table, LlmTable) and table.adapters is not None and "peer" in table.tiers:
+            raise UserError(f"{where}: donors hold {name}'s adapters or its pages, not both; take one out")
         gpus, given = gpus_of(table), self.pairs[name]
         if len(given) % len(gpus):
             raise UserError(

@@ -169,7 +169,9 @@ class Built:
         except ValueError as error:
             raise UserError(f"tenants.{name}: {error}") from None
         if self.market is not None and plan.pairs.get(name):
-            self.market.borrower(table.gpu, [tenant.cache.bytes(tenant.cache.remote, settings.tokens)], tenant, tables)
+            self.market.borrower(
+                table.gpu, [tenant.cache.bytes(tenant.cache.remote, settings.tokens)], tenant, tables
+            )
         self.meta[name] = {"kind": "long-prompt", "model": model.name, "gpus": [table.gpu]}
         return tenant
 
@@ -180,8 +182,14 @@ class Built:
         donors = tier_donors(self.plan.pairs.get(name, ()), llm.tp)
         tiers = self._tiers(name, table, donors)
         peers = {tier: ranks for tier, ranks in donors.items() if tier in dict(tiers)}
-        tenant = LlmTenant(name, self.env, self.server, llm, table, tiers, peers, where)
-        if self.market is not None and donors and "peer" in table.tiers:
+        adapters = self.plan.adapters(name, table) if table.adapters else None
+        tenant = LlmTenant(name, self.env, self.server, llm, table, tiers, peers, where, adapters)
+        if self.market is not None and donors and tenant.adapters is not None:
+            each = tenant.adapters.shape.bytes
+            self.market.borrower(
+                table.gpus[0], [each] * tenant.adapters.settings.count, tenant.adapters, tenant.tables
+            )
+        elif self.market is not None and donors and "peer" in table.tiers:
             self._borrow(tenant, table)
         if self.market is not None and table.lends is not None:
             self._lend(tenant, table.lends)

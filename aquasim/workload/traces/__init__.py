@@ -131,6 +131,7 @@ def _workload(path: Path, rows: Rows, arrivals: Arrivals | None, seed: int) -> W
         cap=arrivals.cap if isinstance(arrivals, ClosedLoop) else None,
         name=path.name.split(".")[0],
         notes=notes,
+        adapter=None if rows.adapter is None else rows.adapter[:n],
     )
 
 
@@ -144,6 +145,7 @@ def _in_order(rows: Rows) -> Rows:
         output=rows.output[order],
         priority=None if rows.priority is None else rows.priority[order],
         prefix=None if rows.prefix is None else [rows.prefix[i] for i in order.tolist()],
+        adapter=None if rows.adapter is None else rows.adapter[order],
     )
 
 

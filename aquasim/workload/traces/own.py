@@ -17,7 +17,7 @@ _PREFIX = re.compile(r"prefix_([1-9]\d*)")
 
 
 def read_csv(path: Path, data: bytes, options: Options) -> Rows:
-    """Read arrival_s, prompt_tokens, output_tokens and, where present, priority and prefix_N."""
+    """Read arrival_s, prompt_tokens, output_tokens and, where present, priority, adapter and prefix_N."""
     cells = Cells.parse(path, data, COLUMNS)
     name, block = _prefix_column(cells.columns)
     return Rows(
@@ -27,6 +27,7 @@ def read_csv(path: Path, data: bytes, options: Options) -> Rows:
         priority=cells.whole("priority", -LATEST) if "priority" in cells.columns else None,
         prefix=_hashes(cells, name) if name else None,
         prefix_block=block,
+        adapter=cells.whole("adapter", -1) if "adapter" in cells.columns else None,
     )
 
 
@@ -61,6 +62,7 @@ def read_parquet(path: Path, data: bytes, options: Options) -> Rows:
         priority=_typed(path, columns, "priority", -LATEST) if "priority" in columns else None,
         prefix=_lists(path, name, columns[name]) if name else None,
         prefix_block=block,
+        adapter=_typed(path, columns, "adapter", -1) if "adapter" in columns else None,
     )
 
 

@@ -49,6 +49,7 @@ class Rows:
     prefix: list[tuple[int, ...]] | None = None
     prefix_block: int = 16
     notes: tuple[str, ...] = ()
+    adapter: IntArray | None = None
 
 
 def load(path: Path) -> bytes:
