@@ -177,4 +177,4 @@ class PageCarrier:
                 self._load = load
                 changed()
 
-        self._server.fabric.watch(rates_changed)
+        self._server.fabric.watch(rates_changed, self._gpus)

@@ -199,7 +199,7 @@ def links(server: Server, seconds: float) -> dict[str, dict[str, float]]:
         port.name: {
             "bytes": port.carried,
             "capacity": port.capacity,
-            "busy_s": port.busy,
+            "busy_s": port.busy(server.fabric.env.ns),
             "share": port.carried / port.capacity / seconds,
         }
         for port in server.fabric.ports.values()

@@ -59,7 +59,7 @@ class BatchTenant:
     def start(self) -> None:
         """Begin the first batch now."""
         self._began = self._env.ns
-        self._server.fabric.watch(self._rates_changed)
+        self._server.fabric.watch(self._rates_changed, (self._gpu,))
         self._load = self._load_now()
         self._next_batch()
 

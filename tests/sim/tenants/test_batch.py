@@ -58,7 +58,7 @@ class Stage:
     def load(self, gpu: int, share: float) -> None:
         """Let flows take a share of one GPU's HBM bandwidth from now on."""
         self.server.fabric.hbm = {**self.server.fabric.hbm, gpu: share * H100.hbm_read}
-        for changed in self.server.fabric._watchers:
+        for changed in self.server.fabric._gpu_watchers.get(gpu, ()):
             changed()
 
     def at(self, when: int, gpu: int, share: float) -> None:
@@ -197,7 +197,7 @@ def test_calls_without_a_change_cost_nothing(monkeypatch: pytest.MonkeyPatch) ->
     with monkeypatch.context() as patch:
         patch.setattr(scene.tenant, "_plan", None)  # to call it would fail
         scene.load(0, 0.5)
-        changed = scene.server.fabric._watchers[-1]
+        changed = scene.server.fabric._gpu_watchers[1][-1]
         for _ in range(100_000):
             changed()
     for i in range(10_000):
