@@ -188,6 +188,27 @@ def place(
 
 
 @app.command()
+def reproduce(
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help="aqua.")],
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="CLAIM", help="This claim; may be given again.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Write report.md, report.json and figures there."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes; the machine's cores, at most 8.")
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Run a paper's evaluation again and set its claims beside what is simulated."""
+    from aquasim.cli.reproduce import reproduce_command
+
+    reproduce_command(paper, only or [], out, workers, json)
+
+
+@app.command()
 def surplus(
     model: Annotated[
         str,

@@ -79,6 +79,8 @@ def options(name: str, seed: int) -> dict[str, object]:
             "backfill": rng.random() < 0.5,
             "overlap": rng.random() < 0.3,
         }
+    if name == "fcfs-swap":
+        return {"overlap": rng.random() < 0.3}
     return {"slice_length": rng.choice([1, 4, 16])} if name == "aqua" else {}
 
 

@@ -113,7 +113,8 @@ class Coordinator:
             del self.records[extent]
         for row in report.rows:
             self._compare(row)
-        self._reclaim(donor, view)
+        if view.owed:
+            self._reclaim(donor, view)
         self._grant()
 
     def _compare(self, row: Row) -> None:
@@ -140,8 +141,6 @@ class Coordinator:
 
     def _reclaim(self, donor: Process, view: DonorView) -> None:
         """Have enough leases of a donor drained to cover what it is owed, counting those already on their way."""
-        if view.owed == 0:
-            return
         own = {e: r for e, r in self.records.items() if e.donor == donor}
         missing = view.owed - total(r for r in own.values() if r.state in LEAVING)
         self._leave(State.DRAINING, picks(own, missing))
@@ -152,8 +151,10 @@ class Coordinator:
         for extent in extents:
             record = self.records[extent]
             assert record.owner is not None
-            record.state, record.deadline = state, self.now + self.drain_ns
-            self._timers.begin(extent, record.deadline)
+            if record.state not in CAUSES:  # else it was told before, and its deadline stands
+                record.deadline = self.now + self.drain_ns
+                self._timers.begin(extent, record.deadline)
+            record.state = state
             told.setdefault(record.owner, []).append((extent, record.epoch))
         for owner, leases in told.items():
             self._send(owner, Drain(tuple(leases), CAUSES[state]))
@@ -257,10 +258,9 @@ class Coordinator:
 
     def _wants(self) -> list[tuple[int, Process, int]]:
         """Return (bytes held or offered, consumer, bytes missing) of consumers heard of late."""
-        coming = (State.OFFERED, State.CLAIMED, State.LEASED)
         held = dict.fromkeys(self.consumers, 0)
         for record in self.records.values():
-            if record.state in coming and record.owner in held:
+            if record.state in (State.OFFERED, State.CLAIMED, State.LEASED) and record.owner in held:
                 held[record.owner] += record.bytes
         asking = [(c, view) for c, view in self.consumers.items() if view.asks and self._recent(view)]
         return [(held[c], c, view.want - held[c]) for c, view in asking if view.want > held[c]]
@@ -285,8 +285,7 @@ class Coordinator:
         for extent, record in self.records.items():
             record.check()
             self._timers.check(extent)
-            known = extent.donor in self.donors
-            assert known == (record.state not in (State.ORPHANED, State.CLAIMED))
+            assert (extent.donor in self.donors) == (record.state not in (State.ORPHANED, State.CLAIMED))
             assert record.owner is None or record.state is State.CLOSED or record.owner in self._watched
         assert self._watched >= self.donors.keys() | self.consumers.keys()
 

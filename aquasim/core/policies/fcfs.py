@@ -15,7 +15,13 @@ class FcfsSwap(Policy):
     """vLLM V0's `preemption_mode = swap`: a preempted request moves to the host whole, and back whole.
 
     Nobody new starts while a paged request waits. The copy is given up on return, so each trip moves all.
+
+    Args:
+        overlap: transfers run beside compute instead of before the next iteration (not as released).
     """
 
     pages = True
     keep_copies = False
+
+    def __init__(self, *, overlap: bool = False) -> None:
+        self.overlap = overlap

@@ -1,0 +1,119 @@
+"""`reproduce`: a paper's evaluation run again, claim by claim."""
+
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aquasim import __version__
+from aquasim.errors import UserError
+
+if TYPE_CHECKING:
+    from aquasim.reproduce.finding import Claim, Finding
+
+PAPERS = ("aqua",)
+
+
+def reproduce_command(
+    paper: str, claims: list[str], out: Path | None, workers: int | None, as_json: bool
+) -> None:
+    """Simulate what the claims need, print the table, and write report and figures if asked."""
+    if paper not in PAPERS:
+        raise UserError(f"unknown paper {paper!r}; known: {', '.join(PAPERS)}")
+    from aquasim.reproduce.aqua import CLAIMS, TITLE
+
+    chosen = [_claim(name, CLAIMS) for name in claims] or list(CLAIMS.values())
+    count = workers or min(os.cpu_count() or 1, 8)
+    started = time.monotonic()
+    findings = _find(chosen, count)
+    about = _about(paper, claims, count, time.monotonic() - started)
+    if as_json:
+        print(json.dumps({"title": TITLE, **about, "claims": [f.as_json() for f in findings]}, indent=1))
+    else:
+        _print(TITLE, findings, about)
+    if out is not None:
+        _write(out, TITLE, findings, about)
+
+
+def _claim(name: str, claims: dict[str, "Claim"]) -> "Claim":
+    if name not in claims:
+        close = get_close_matches(name, claims, 1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise UserError(f"--only {name}: unknown claim; {hint}known: {', '.join(claims)}")
+    return claims[name]
+
+
+def _find(chosen: Sequence["Claim"], workers: int) -> list["Finding"]:
+    from aquasim.reproduce.jobs import run_jobs
+
+    jobs = [job for claim in chosen for job in claim.jobs()]
+    with _progress(len(set(jobs))) as show:
+        outcomes = run_jobs(jobs, workers if len(jobs) > 1 else 1, show)
+        return [finding for claim in chosen for finding in claim.find(outcomes)]
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Any]:
+    """Give what is called with (done, of): a bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty() or not total:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = (*Progress.get_default_columns()[:-1], MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("simulations", total=total)
+        yield lambda done, of: bar.update(task, completed=done)
+
+
+def _about(paper: str, claims: list[str], workers: int, seconds: float) -> dict[str, Any]:
+    only = "".join(f" --only {name}" for name in claims)
+    return {
+        "command": f"aquasim reproduce {paper}{only}",
+        "version": __version__,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": f"{platform.machine()}, Python {platform.python_version()}, {workers} processes",
+        "seconds": round(seconds, 1),
+    }
+
+
+def _write(out: Path, title: str, findings: Sequence["Finding"], about: dict[str, Any]) -> None:
+    from aquasim.reproduce.report import write
+
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out}: exists and is not a folder")
+    try:
+        written = write(out, title, findings, about)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from None
+    print(f"{out}: {len(written)} files, report.md first", file=sys.stderr)
+
+
+def _print(title: str, findings: Sequence["Finding"], about: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from aquasim.cli.tables import plain
+
+    console = Console()
+    console.print(f"[bold]{plain(title)}[/bold]", highlight=False)
+    for finding in findings:
+        console.print(f"\n[bold]{plain(finding.title)}[/bold]", highlight=False)
+        console.print(f"the paper: {plain(finding.says)}; range: {plain(finding.over)}", highlight=False)
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column()
+        table.add_column(justify="right")
+        for row in finding.rows:
+            table.add_row(plain(row.label), row.value.text(row.unit))
+        console.print(table)
+        for line in (finding.why, *finding.notes):
+            if line:
+                console.print(f"[dim]{plain(line)}[/dim]", highlight=False)
+    console.print(f"\n[dim]{about['seconds']} s, {about['machine']}[/dim]", highlight=False)
