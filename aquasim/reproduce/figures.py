@@ -125,8 +125,10 @@ def ablation_chart(rows: Sequence[dict[str, Any]]) -> Any:
         color = alt.Color(
             f"{figure}:Q", scale=alt.Scale(type="log", scheme="viridis", reverse=True), legend=None
         )
+        dark = (frame[figure].min() * frame[figure].max()) ** 0.5
         text = base.mark_text(fontSize=10).encode(
-            text=alt.Text(f"{figure}:Q", format=".3g"), color=alt.value("white")
+            text=alt.Text(f"{figure}:Q", format=".3g"),
+            color=alt.condition(alt.datum[figure] > dark, alt.value("white"), alt.value("black")),
         )
         panels.append(base.mark_rect().encode(color=color) + text)
     return alt.hconcat(*panels).resolve_scale(color="independent")
