@@ -167,7 +167,12 @@ def validate(
 
 @app.command()
 def place(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A TOML file: servers and models.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A TOML file (servers and models), or one that ships: aqua/s8-llm-donors."
+        ),
+    ],
     json: JsonOption = False,
     baseline: Annotated[
         str | None,

@@ -27,7 +27,7 @@ def place_command(
         raise UserError(f"--baseline {baseline}: valid: {', '.join(METHODS[1:])}")
     if not 0 < time_limit_s < inf:
         raise UserError(f"--time-limit {time_limit_s:g}: a number of seconds above 0 is needed")
-    problem = load_problem(file)
+    problem = load_problem(_shipped(file))
     method = baseline or METHODS[0]
     plans = {
         name: _plan(file, problem, name, time_limit_s, name == method) for name in {method, *METHODS[1:]}
@@ -41,6 +41,14 @@ def place_command(
         _print_json(plan, shown)
     else:
         _print_plan(problem, plan, shown)
+
+
+def _shipped(file: Path) -> Path:
+    """Return the placement file that ships under a name, or the path as given."""
+    from aquasim.scenario.load import FOLDER
+
+    shipped = FOLDER / f"{file}.place.toml"
+    return shipped if not file.exists() and not file.suffix and shipped.is_file() else file
 
 
 def _plan(file: Path, problem: "Problem", method: str, time_limit_s: float, needed: bool) -> "Plan | None":

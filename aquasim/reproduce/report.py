@@ -8,22 +8,34 @@ from typing import Any
 from aquasim.records.atomic import new_file
 from aquasim.reproduce.finding import Finding, Row
 
+PROTOCOLS = ("faithful", "intended")
+
 
 def markdown(title: str, findings: Sequence[Finding], about: dict[str, Any]) -> str:
     """Return a page: a table of claims, then each with all of its figures."""
     lines = [f"# {title}", "", _about(about), ""]
-    lines += ["| claim | the paper | simulated | over |", "|---|---|---|---|"]
+    lines += ["| claim | the paper | faithful | intended | over | why |", "|---|---|---|---|---|---|"]
     for finding in findings:
-        lines.append(f"| {finding.title} | {finding.says} | {headline(finding)} | {finding.over} |")
+        lines.append(f"| {' | '.join(overview(finding))} |")
     for finding in findings:
         lines += ["", *_details(finding)]
     return "\n".join(lines) + "\n"
 
 
-def headline(finding: Finding) -> str:
-    """Return the figures of the two protocols, or of the first rows where there are none."""
-    chosen = [row for row in finding.rows if "faithful" in row.label or "intended" in row.label][:2]
-    return "; ".join(f"{row.label} {_value(row)}" for row in chosen or finding.rows[:2])
+def overview(finding: Finding) -> list[str]:
+    """Return the cells of a claim's row: the first figure under each protocol, else the first two figures."""
+    faithful, intended = (_first(finding, protocol) for protocol in PROTOCOLS)
+    if not faithful and not intended:
+        intended = "; ".join(f"{row.label} {_value(row)}" for row in finding.rows[:2])
+    return [finding.title, finding.says, faithful or "-", intended or "-", finding.over, finding.why]
+
+
+def _first(finding: Finding, protocol: str) -> str:
+    row = next((row for row in finding.rows if protocol in row.label), None)
+    if row is None:
+        return ""
+    rest = ", ".join(part for part in row.label.split(", ") if part != protocol)
+    return f"{rest.replace(protocol + ' ', '').replace(protocol, '').strip()} {_value(row)}".strip()
 
 
 def _about(about: dict[str, Any]) -> str:

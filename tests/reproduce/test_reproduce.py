@@ -11,7 +11,7 @@ from aquasim.reproduce import Finding, Job, Range, Row, run_jobs
 from aquasim.reproduce.aqua import CLAIMS
 from aquasim.reproduce.aqua.ablation import Ablation
 from aquasim.reproduce.jobs import points, shared
-from aquasim.reproduce.report import headline, markdown, write
+from aquasim.reproduce.report import markdown, overview, write
 
 ABOUT = {"command": "aquasim reproduce aqua", "version": "1", "date": "2026-01-01", "machine": "x"}
 SHORT = (("tenants.llama-8b.workload.requests", "30"),)
@@ -80,12 +80,15 @@ def finding(**changes: object) -> Finding:
 
 
 def test_markdown_says_everything() -> None:
-    """The table's headline is the protocols' figures; details list every row, the reason, notes and figures."""
+    """The table has the first figure of each protocol, else the first two; details have every row and figure."""
     text = markdown("Title", [finding()], ABOUT)
-    assert "| A claim | 4x | faithful 2.5x (2x to 3x) | rates |" in text
+    assert "| A claim | 4x | 2.5x (2x to 3x) | - | rates | Because. |" in text
     for part in ("| host | 1x |", "Because.", "A note.", "![links](links.png)", "`aqua/s1`", "2026-01-01"):
         assert part in text
-    assert headline(finding(rows=(Row("host", Range.of([1.0]), " s"),))) == "host 1 s"
+    rows = (Row("host", Range.of([1.0]), " s"), Row("peer", Range.of([2.0]), " s"))
+    assert overview(finding(rows=rows))[2:4] == ["-", "host 1 s; peer 2 s"]
+    rows = (Row("left, faithful", Range.of([1.0])), Row("intended over host, tokens/s", Range.of([2.0])))
+    assert overview(finding(rows=rows))[2:4] == ["left 1x", "over host, tokens/s 2x"]
 
 
 def test_a_report_is_files(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ SCENARIO = "aqua/s9-links"
 BLOCK = 16
 LAYOUTS: tuple[tuple[str, Copies, bool], ...] = (
     ("per layer", "scattered", False),
-    ("columns, released", "column", True),
-    ("columns", "column", False),
+    ("columns, faithful", "column", True),
+    ("columns, intended", "column", False),
     ("whole blocks", "block", False),
 )
 

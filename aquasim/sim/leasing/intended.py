@@ -150,6 +150,8 @@ class Borrowing:
         self._tables = tables
         self._held: dict[int, dict[Extent, tuple[int, int]]] = {}
         """(bytes, epoch) of what may be used, by donor GPU."""
+        self._new: set[Extent] = set()
+        """Extents that the tenant has not been told of."""
         self._leaving: dict[int, list[tuple[Extent, int]]] = {}
         self._told: dict[int, int] = {}
         self._busy: set[int] = set()
@@ -171,6 +173,7 @@ class Borrowing:
         elif isinstance(message, Evacuate):
             donor = number(message.extent.donor.name)
             size, epoch = self._held[donor].pop(message.extent)
+            self._new.discard(message.extent)
             self._leaving.setdefault(donor, []).append((message.extent, epoch))
             self._tables.lease(self._env.ns, "revoked", donor, self._gpu, size)
             self._ask(donor)
@@ -178,6 +181,7 @@ class Borrowing:
     def _gain(self, lease: Lease) -> None:
         donor = number(lease.extent.donor.name)
         self._held.setdefault(donor, {})[lease.extent] = (lease.bytes, lease.epoch)
+        self._new.add(lease.extent)
         self._tables.lease(self._env.ns, "granted", donor, self._gpu, lease.bytes)
         self._ask(donor)
 
@@ -191,8 +195,10 @@ class Borrowing:
         self._asked.discard(donor)
         if donor in self._busy:
             return
-        size = sum(size for size, _ in self._held[donor].values())
-        gone = self._leaving.pop(donor, [])
+        held, gone = self._held[donor], self._leaving.pop(donor, [])
+        if not gone:  # else first what must be left, then, once it is, what is new
+            self._new -= held.keys()
+        size = sum(size for extent, (size, _) in held.items() if extent not in self._new)
         if size == self._told.get(donor, 0) and not gone:
             return
         self._told[donor] = size

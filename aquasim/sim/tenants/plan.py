@@ -144,12 +144,12 @@ class SystemPlan:
         """Raise UserError for what cannot be."""
         self._check_names()
         self._check_gpus()
+        for name, llm in self.llms.items():
+            self._check_lender(name, llm)
         if self.scenario.leases.protocol != "none":
             for name, donors in self.scenario.pairs.items():
                 if name in self.tenants:
                     self._check_pair(name, [donor for donor in donors if donor in self.tenants])
-        for name, llm in self.llms.items():
-            self._check_lender(name, llm)
 
     def _check_names(self) -> None:
         known = self.scenario.tenants
