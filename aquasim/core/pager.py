@@ -12,14 +12,21 @@ from aquasim.core.blocks import BlockPool
 from aquasim.core.events import Move, Transfer
 from aquasim.core.request import Request, State
 
+Pages = tuple[tuple[int, ...], tuple[int, ...]]
+"""Blocks to copy from, blocks to copy to, in step."""
+
 
 class Flight(NamedTuple):
-    """A transfer under way: its requests, and the blocks to give back to `pool` when it lands."""
+    """A transfer under way: its requests, and the blocks to give back to `pool` when it lands.
+
+    `pages`: for each of its moves, which blocks go where; kept where somebody has to copy them (`Pager.track`).
+    """
 
     transfer: Transfer
     requests: tuple[Request, ...]
     pool: BlockPool | None
     blocks: list[int]
+    pages: tuple[Pages, ...] = ()
 
 
 class Pager:
@@ -43,6 +50,8 @@ class Pager:
         self.overlap = overlap
         self.flights: dict[int, Flight] = {}
         self.landed: Callable[[Request], None] = lambda request: None
+        self.track = False
+        """Note which blocks each transfer copies: for executors that move bytes."""
         self._size = block_size
         self._keep = keep_copies
         self._out: dict[str, list[tuple[Request, int, list[int]]]] = {}
@@ -161,6 +170,9 @@ class Pager:
             if self.overlap:
                 blocks = [block for _, _, held in leaving for block in held]
                 flight = flight._replace(pool=self.hbm, blocks=blocks)
+            if self.track:
+                pages = [_pages(held, request.copy, moved, len(held)) for request, moved, held in leaving]
+                flight = flight._replace(pages=tuple(pages))
             self.flights[flight.transfer.transfer] = flight
             transfers.append(flight.transfer)
         self._out = {}
@@ -169,6 +181,12 @@ class Pager:
                 continue
             moves = tuple(Move(request.id, count) for request, count in arriving)
             flight = self._launch("in", tier, moves, tuple(request for request, _ in arriving))
+            if self.track:
+                pages = [
+                    _pages(request.copy, request.blocks, moved, self.blocks_for(request.computed))
+                    for request, moved in arriving
+                ]
+                flight = flight._replace(pages=tuple(pages))
             self.flights[flight.transfer.transfer] = flight
             transfers.append(flight.transfer)
         self._in = {}
@@ -332,6 +350,8 @@ class Pager:
         moves = tuple(Move(request.id, len(old)) for request, old in group)
         flight = self._launch("migrate", tier, moves, tuple(request for request, _ in group), target)
         flight = flight._replace(pool=self.tiers[tier], blocks=[block for _, old in group for block in old])
+        if self.track:
+            flight = flight._replace(pages=tuple((tuple(old), tuple(request.copy)) for request, old in group))
         self.flights[flight.transfer.transfer] = flight
         return flight.transfer
 
@@ -349,3 +369,8 @@ class Pager:
         for name, pool in self.tiers.items():
             held = [block for request in self._copies[name] for block in request.copy]
             pool.check(held + self.held_in_flight(pool))
+
+
+def _pages(source: list[int], target: list[int], moved: int, count: int) -> Pages:
+    """Return the last `moved` of the first `count` blocks on either side."""
+    return tuple(source[count - moved : count]), tuple(target[count - moved : count])

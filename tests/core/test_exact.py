@@ -6,7 +6,7 @@ How to read a line: see `player`.
 import pytest
 from player import Jobs, Player, limits
 
-from aquasim.core import TierResized, make_policy
+from aquasim.core import TierResized, Transfer, make_policy
 
 TWO: Jobs = [(0, 7, 5), (0, 7, 5)]
 """Two prompts of two blocks: both fit in 4 blocks until each wants a third block for its 9th token."""
@@ -221,3 +221,49 @@ def test_a_step_repeats_until_blocks_run_out(policy: str, options: dict, jobs: J
     """Of 4 blocks: one sequence of 7 tokens grows to 16 in 9 iterations; two of 3 grow to 8 in 5; and so on."""
     player = Player(limits(max_repeat=1000), make_policy(policy, **options), jobs)
     assert player.play(until=2)[-1] == expected
+
+
+def test_tracked_transfers_say_which_blocks_go_where() -> None:
+    """Page-outs copy from the blocks held, page-ins back to others, migrations on; as many as the moves say."""
+    tiers = (("peer", 8), ("host", 8))
+    player = Player(limits(tiers=tiers), make_policy("cfs", slice_length=2), [(0, 7, 8), (0, 7, 8)])
+    pager = player.scheduler.pager
+    pager.track = True
+    holding: dict[tuple[str, int], tuple[int, int]] = {}  # (tier, block): (request, place in its context)
+    seen = set()
+    for now in range(12):
+        player._facts(now)
+        if now == 3:
+            player.scheduler.handle(now, TierResized("peer", 0))
+        before = {id: list(request.blocks) for id, request in player.scheduler.requests.items()}
+        for command in player.scheduler.plan(now):
+            if isinstance(command, Transfer):
+                flight = pager.flights[command.transfer]
+                assert [len(source) for source, _ in flight.pages] == [move.blocks for move in command.moves]
+                for move, (source, target) in zip(command.moves, flight.pages, strict=True):
+                    assert len(set(target)) == len(target) == len(source)
+                    follow(command, move.request, source, target, before, holding)
+                seen.add(command.kind)
+            player._take(command)
+    assert seen == {"out", "in", "migrate"}
+
+
+def follow(
+    command: Transfer,
+    request: int,
+    source: tuple[int, ...],
+    target: tuple[int, ...],
+    before: dict[int, list[int]],
+    holding: dict[tuple[str, int], tuple[int, int]],
+) -> None:
+    """Check that what is copied is the request's own, in order, and note where it is now."""
+    if command.kind == "out":
+        places = [(request, before[request].index(block)) for block in source]
+    else:
+        places = [holding[command.tier, block] for block in source]
+        assert {owner for owner, _ in places} == {request}
+    assert [place for _, place in places] == sorted(place for _, place in places)
+    if command.kind != "in":
+        tier = command.to or command.tier
+        for block, place in zip(target, places, strict=True):
+            holding[tier, block] = place
