@@ -11,7 +11,7 @@ class BlockPool:
     leaves a `debt` until enough is given back.
     """
 
-    __slots__ = ("_free", "_made", "capacity", "debt", "extra", "free", "pop")
+    __slots__ = ("_free", "_made", "capacity", "debt", "extra", "free", "pop", "retired")
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -25,6 +25,8 @@ class BlockPool:
         """Blocks that must be given up before any can be taken again."""
         self.extra = 0
         """Holders of blocks beyond the first of each: so many blocks fewer are held than are read."""
+        self.retired: list[int] = []
+        """Numbers that shrinking took out for good, in order: for executors with memory behind them."""
 
     @property
     def held(self) -> int:
@@ -68,6 +70,7 @@ class BlockPool:
     def _settle(self) -> None:
         paid = min(self.debt, self.free)
         if paid:
+            self.retired += self._free[-paid:]
             del self._free[-paid:]
             self.free -= paid
             self.debt -= paid
@@ -81,6 +84,8 @@ class BlockPool:
         assert len(owned) == len(owners), "a block is held twice"
         assert not owned & free, f"blocks both free and held: {sorted(owned & free)[:5]}"
         assert len(owned) + len(free) == self.capacity + self.debt, "blocks lost or made"
+        assert not free.intersection(self.retired), "a retired block is free"
+        assert len(set(self.retired)) == len(self.retired), "a block was retired twice"
 
 
 class PrefixPool(BlockPool):
@@ -184,7 +189,7 @@ class PrefixPool(BlockPool):
     def _settle(self) -> None:
         """Give up blocks as `take` would hand them out, content forgotten."""
         paid = min(self.debt, self.free)
-        self.take(paid)
+        self.retired += self.take(paid)
         self.debt -= paid
 
     def find(self, keys: Iterable[object]) -> list[int]:

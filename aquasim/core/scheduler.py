@@ -355,8 +355,11 @@ class Scheduler:
         return -(-tokens // self.limits.block_size)
 
     def find_prefix(self, request: Request) -> list[int]:
-        """Blocks in the prefix cache that hold the request's leading tokens; never all of them."""
-        if not self._caching:
+        """Blocks in the prefix cache that hold the request's leading tokens; never all of them.
+
+        None while the cache owes memory: what a victim gives up may take a found block along.
+        """
+        if not self._caching or self.pool.debt:
             return []
         full = (request.total - 1) // self.limits.block_size
         return self.pool.find(self._keys(request, full))  # type: ignore[attr-defined,no-any-return]

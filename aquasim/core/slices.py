@@ -161,7 +161,7 @@ def return_in_order(s: "Scheduler") -> bool:
             all_back = False
             continue
         headroom = 1 + s.watermark if s.running else 0
-        full = len(s.running) >= s.limits.max_num_seqs
+        full = len(s.running) + s.pager.arrivals >= s.limits.max_num_seqs
         if full or s.return_cost(request) + headroom > s.pool.free:
             return False
         s.bring_back(request)
@@ -178,7 +178,8 @@ def admit(s: "Scheduler", newcomer: Request, hit: list[int], head: bool) -> bool
     """
     if s.policy.ranked:
         return _chosen(s) and len(s.running) < s.limits.max_num_seqs and s.admissible(newcomer, hit)
-    seat = len(s.running) < s.limits.max_num_seqs
+    coming = 0 if s.policy.sliced else s.pager.arrivals
+    seat = len(s.running) + coming < s.limits.max_num_seqs
     if seat and s.admissible(newcomer, hit):
         return True
     if not s.policy.sliced or not head or not _worthwhile(s, newcomer):

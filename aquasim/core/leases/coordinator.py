@@ -29,6 +29,7 @@ from aquasim.core.leases.messages import (
 )
 from aquasim.core.leases.records import (
     CAUSES,
+    COMING,
     HELD,
     LEAVING,
     ConsumerView,
@@ -36,7 +37,6 @@ from aquasim.core.leases.records import (
     Record,
     State,
     choices,
-    due,
     picks,
     total,
 )
@@ -68,7 +68,7 @@ class Coordinator:
         self.donors: dict[Process, DonorView] = {}
         self.consumers: dict[Process, ConsumerView] = {}
         self.now = 0
-        self._timers = Timers(lambda extent: due(self.records.get(extent)))
+        self._timers = Timers(self.records)
         self._watched: set[Process] = set()
         self._dead: set[Process] = set()
         self._sent: Sent = []
@@ -113,8 +113,7 @@ class Coordinator:
             del self.records[extent]
         for row in report.rows:
             self._compare(row)
-        if view.owed:
-            self._reclaim(donor, view)
+        self._reclaim(donor, view)
         self._grant()
 
     def _compare(self, row: Row) -> None:
@@ -141,7 +140,7 @@ class Coordinator:
 
     def _reclaim(self, donor: Process, view: DonorView) -> None:
         """Have enough leases of a donor drained to cover what it is owed, counting those already on their way."""
-        own = {e: r for e, r in self.records.items() if e.donor == donor}
+        own = {e: r for e, r in self.records.items() if e.donor == donor} if view.owed else {}
         missing = view.owed - total(r for r in own.values() if r.state in LEAVING)
         self._leave(State.DRAINING, picks(own, missing))
 
@@ -241,10 +240,11 @@ class Coordinator:
 
     def _grant(self) -> None:
         """Offer free extents to those who want more, least served first; what is missing waits for more."""
+        wants = self._wants() if any(r.state is State.FREE for r in self.records.values()) else []
+        if not wants:
+            return
         free = {e: r for e, r in self.records.items() if r.state is State.FREE and self._lends(e.donor)}
-        for _, consumer, missing in sorted(self._wants()) if free else ():
-            if not free:
-                return
+        for _, consumer, missing in sorted(wants):
             batches: dict[Process, list[tuple[Extent, int]]] = {}
             for extent in choices(free, consumer, self.near):
                 if missing <= 0:
@@ -260,7 +260,7 @@ class Coordinator:
         """Return (bytes held or offered, consumer, bytes missing) of consumers heard of late."""
         held = dict.fromkeys(self.consumers, 0)
         for record in self.records.values():
-            if record.state in (State.OFFERED, State.CLAIMED, State.LEASED) and record.owner in held:
+            if record.state in COMING and record.owner in held:
                 held[record.owner] += record.bytes
         asking = [(c, view) for c, view in self.consumers.items() if view.asks and self._recent(view)]
         return [(held[c], c, view.want - held[c]) for c, view in asking if view.want > held[c]]

@@ -34,6 +34,7 @@ CAUSES: dict[State, Cause] = {
     State.REVOKED: "revoked",
     State.ORPHANED: "orphaned",
 }
+COMING = (State.OFFERED, State.CLAIMED, State.LEASED)
 LEAVING = frozenset({State.DRAINING, State.REVOKED, State.CLOSED})
 
 
@@ -56,13 +57,6 @@ class Record:
         assert self.owner is not None or self.state in (State.FREE, State.CLOSED)
         assert self.owner is None or self.state is not State.FREE
         assert self.deadline is None or self.state in CAUSES
-
-
-def due(record: Record | None) -> int | None:
-    """Return when a lease expires or a drain is overdue (ns), or None."""
-    if record is None:
-        return None
-    return record.expires if record.state is State.LEASED else record.deadline
 
 
 @dataclass(slots=True)

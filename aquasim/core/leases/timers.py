@@ -1,24 +1,32 @@
-"""Times of many things of which most are put off long before they come: a heap that learns of that only then."""
+"""Times of many leases of which most are put off long before they come: a heap that learns of that only then."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from heapq import heappop, heappush, heapreplace
 
 from aquasim.core.leases.messages import Extent
+from aquasim.core.leases.records import Record, State
 
 NEVER = 1 << 62
 
 
 class Timers:
-    """At most one time per extent. `due(extent)` is the true one (ns; None: none), and may grow or vanish unsaid.
+    """When leases expire and drains are overdue, at most one time per extent.
 
-    `begin` must be said when one comes to be or falls. A time costs O(log n) when it begins and when it comes.
+    A record's time may grow or vanish unsaid; `begin` must be said when one comes to be or falls. A time costs
+    O(log n) when it begins and when it comes.
     """
 
-    def __init__(self, due: Callable[[Extent], int | None]) -> None:
-        self._due = due
+    def __init__(self, records: Mapping[Extent, Record]) -> None:
+        self._records = records
         self._heap: list[tuple[int, Extent]] = []
         self._when: dict[Extent, int] = {}
         """What stands in the heap for each extent; anything else there is void."""
+
+    def _due(self, extent: Extent) -> int | None:
+        record = self._records.get(extent)
+        if record is None:
+            return None
+        return record.expires if record.state is State.LEASED else record.deadline
 
     def begin(self, extent: Extent, when: int) -> None:
         """From now on, something is due at `when`."""
