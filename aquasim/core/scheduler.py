@@ -37,6 +37,10 @@ class Scheduler:
     """
 
     def __init__(self, limits: Limits, policy: Policy) -> None:
+        if policy.overlap and not policy.sliced and limits.prefill == "prompt-only":
+            raise ValueError(
+                "prompt-only iterations without slices await their transfers: overlap is not for them"
+            )
         self.limits = limits
         self.policy = policy
         self.now = 0

@@ -166,9 +166,12 @@ class Llm:
     def policy(self, choice: Choice, where: str) -> Policy:
         """Make the policy; `where` names its table in errors."""
         try:
-            return make_policy(choice.policy, **choice.options)
+            policy = make_policy(choice.policy, **choice.options)
         except (ValueError, TypeError) as error:
             raise UserError(f"{where}: {error}") from None
+        if policy.overlap and not policy.sliced and self.engine.prefill == "prompt-only":
+            raise UserError(f"{where}: {choice.policy} overlaps transfers with chunked prefill only")
+        return policy
 
     def carrier(
         self, server: Server, choice: Choice, donors: Mapping[str, tuple[int, ...]], cost: StepCost

@@ -17,7 +17,7 @@ class FcfsSwap(Policy):
     Nobody new starts while a paged request waits. The copy is given up on return, so each trip moves all.
 
     Args:
-        overlap: transfers run beside compute instead of before the next iteration (not as released).
+        overlap: transfers run beside compute instead of before the next iteration (not as released; chunked only).
     """
 
     pages = True
