@@ -76,7 +76,7 @@ class Scheduler:
         """Free blocks promised to the growth of the step that is out."""
         self.preempted: list[int] = []
         self.again = False
-        """The last decision preempted and scheduled nothing: ask once more."""
+        """The last decision moved requests and scheduled nothing: ask once more."""
         self._plain = not policy.sliced and limits.prefill == "chunked"
         self.tiered = bool(tiers)
         """Whether there is anywhere to page to."""
@@ -246,7 +246,7 @@ class Scheduler:
             calm = self._plan_calm()
             if calm is not None:
                 return commands + calm if commands else calm
-        self.reserved, before = 0, len(self.preempted)
+        self.reserved, before, queued = 0, len(self.preempted), len(self.waiting)
         chunks, decode, repeat = self._build(self)
         if self.tiered:
             commands += self.pager.commands()
@@ -255,7 +255,8 @@ class Scheduler:
         if decode or chunks:
             self.step = step = self._make_step(chunks, decode, repeat)
             commands.append(step)
-        self.again = self.step is None and len(self.preempted) > before
+        # Somebody lost its place, or was sent back to the queue, after prompts had been looked at: look once more.
+        self.again = self.step is None and (len(self.preempted) > before or len(self.waiting) > queued)
         return commands
 
     def _plan_calm(self) -> list[Command] | None:

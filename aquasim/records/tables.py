@@ -26,8 +26,11 @@ class Timed(Protocol):
     first_token: int
     prompt: int
     output: int
-    todo: int
     cached: int
+
+    @property
+    def todo(self) -> int:
+        """Tokens it did not generate."""
 
 
 COLUMNS: dict[str, tuple[str, ...]] = {

@@ -143,7 +143,14 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     command = [sys.executable, "-m", "aquasim", *QUICK, "--out", "cpu"]
     with subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=environment
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a shell may have it ignored
     ) as process:
         deadline = time.monotonic() + 120
         while not (tmp_path / "cpu" / "samples" / "memory.parquet").exists():

@@ -461,6 +461,9 @@ def test_an_interrupt_ends_within_a_second_and_leaves_whole_runs_only(tmp_path: 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(
+            signal.SIGINT, signal.default_int_handler
+        ),  # a shell may have it ignored
     )
     wait_for(out / "fcfs" / "meta.json", process)
     time.sleep(0.2)

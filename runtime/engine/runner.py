@@ -1,0 +1,218 @@
+"""One step of the engine: prefill chunks and the decode batch in one forward pass, and the tokens it chooses."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from aquasim.runtime.engine.attention import Attend, Decodes, Span, make_attention
+from aquasim.runtime.engine.batch import DecodeBatch
+from aquasim.runtime.engine.config import LlamaConfig
+from aquasim.runtime.engine.graphs import DecodeGraphs
+from aquasim.runtime.engine.model import Model
+from aquasim.runtime.engine.parallel import Ranks
+from aquasim.runtime.engine.pool import KvPool
+from aquasim.runtime.engine.sampling import GREEDY, Choices, Sampling, choose
+from aquasim.runtime.engine.weights import Weights
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prefill:
+    """A chunk of a prompt: `tokens` from position `start` on, whose predecessors are in `blocks` already.
+
+    `blocks` are those of the whole sequence, in order. `samples`: choose the token that follows the chunk.
+    """
+
+    id: int
+    tokens: Sequence[int]
+    start: int
+    blocks: Sequence[int]
+    samples: bool = True
+    sampling: Sampling = GREEDY
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Inputs:
+    """Rows of one step: those of the decode batch, then the chunks', then what fills up a padded shape."""
+
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    slots: torch.Tensor
+    attend: Attend
+
+
+class Runner:
+    """Runs a model over a pool. Which request runs, and in which blocks, comes from outside.
+
+    `attention` is `sdpa` or `triton`; by default Triton on a GPU, `sdpa` elsewhere. `max_seqs` is the most sequences
+    that decode together, `max_len` the most tokens of one (by default what model and pool hold). On a GPU with
+    Triton, pure decodes run as CUDA graphs unless `graphs` is false.
+
+    `padded` is the mode for tests: each product and norm runs at exactly that many rows, and attention request by
+    request, so that a request's tokens and the bytes of its pages do not depend on what else runs, or where its
+    blocks are. Slow, and no graphs.
+
+    On several GPUs, `device` is the current one (torch.cuda.set_device).
+
+    With `world` ranks, each process makes one with its `rank`, its part of the weights and its pool, and gives all
+    ranks the same calls in the same order; all return the same tokens. Torch.distributed is initialised before.
+
+    Raises ValueError where weights, pool and config do not fit each other, RuntimeError as `Ranks`, and where
+    `padded` does not make rows independent.
+    """
+
+    def __init__(
+        self, config: LlamaConfig, weights: Weights, pool: KvPool, *, attention: str | None = None,
+        device: str | torch.device = "cpu", padded: int | None = None, max_seqs: int = 256, max_len: int = 0,
+        graphs: bool = True, rank: int = 0, world: int = 1, group: "ProcessGroup | None" = None,
+    ) -> None:  # fmt: skip
+        self.device = torch.device(device)
+        _fit(config, weights, pool, self.device, rank, world)
+        if padded is not None and padded < 1:
+            raise ValueError(f"padded is {padded}; it must be at least 1, or None")
+        self.config, self.pool = config, pool
+        self.max_len = _longest(config, pool, max_len)
+        blocks = -(-self.max_len // pool.block_size)
+        self.batch = DecodeBatch(max_seqs, blocks, pool.block_size, pool.idle, self.device)
+        """The sequences that decode: `join`, `leave` and `grow` it between steps."""
+        ranks = Ranks(rank, world, group)
+        self._model = Model(config, weights, pool, ranks, blocks * pool.block_size, padded or 0)
+        name = attention or ("triton" if self.device.type == "cuda" else "sdpa")
+        self._attention = make_attention(name, pool, self._model.heads, max_seqs, alone=padded is not None)
+        self._graphs: DecodeGraphs | None = None
+        if padded is not None:
+            with torch.inference_mode():
+                self._model.check_rows()
+        elif graphs and self.device.type == "cuda" and self._attention.capturable:
+            self._graphs = DecodeGraphs(self._captured, max_seqs, self.device)
+
+    def step(self, chunks: Sequence[Prefill] = (), decode: bool = True) -> dict[int, int]:
+        """Run the chunks and, if `decode`, each sequence of the batch by one token; return who got which token.
+
+        The batch has then taken its tokens; a chunk's request joins it by the caller's hand. Chunks of one request
+        must not be in one step twice. Raises ValueError for a chunk outside its blocks or the model's positions, and
+        for a decode whose next block is missing; nothing has changed then.
+        """
+        rows = self.batch.count if decode else 0
+        if not rows and not chunks:
+            return {}
+        for chunk in chunks:
+            self._check(chunk)
+        if rows:
+            self.batch.begin()
+        with torch.inference_mode():
+            tokens = choose(self._logits(chunks, rows), self._choices(chunks, rows)).cpu().numpy()
+        if rows:
+            self.batch.advance(tokens[:rows])
+        ids = self.batch.ids[:rows] + [chunk.id for chunk in chunks if chunk.samples]
+        return dict(zip(ids, tokens.tolist(), strict=True))
+
+    def logits(self, chunks: Sequence[Prefill] = (), decode: bool = True) -> torch.Tensor:
+        """Return logits `[sampling rows, vocab]` on the CPU: the batch in the order of its `ids`, then the chunks.
+
+        Keys and values are written as in `step`, but no token is chosen and the batch does not advance.
+        """
+        rows = self.batch.count if decode else 0
+        for chunk in chunks:
+            self._check(chunk)
+        if rows:
+            self.batch.begin()
+        with torch.inference_mode():
+            return self._logits(chunks, rows).cpu()  # waits for the device: its inputs may change now
+
+    def _logits(self, chunks: Sequence[Prefill], rows: int) -> torch.Tensor:
+        if self._graphs is not None and rows and not chunks:
+            return self._graphs.run(rows)
+        inputs = self._inputs(chunks, rows)
+        hidden = self._model.forward(inputs.tokens, inputs.positions, inputs.slots, inputs.attend)
+        wanted = list(range(rows))
+        end = rows
+        for chunk in chunks:
+            end += len(chunk.tokens)
+            wanted += [end - 1] if chunk.samples else []
+        if len(wanted) != len(hidden):
+            hidden = hidden[torch.tensor(wanted, dtype=torch.int64, device=self.device)]
+        return self._model.logits(self._model.fill_up(hidden))[: len(wanted)]
+
+    def _captured(self, rows: int) -> torch.Tensor:
+        """Run the first rows of the batch from its own arrays, without a look at them on the host."""
+        inputs = self._decoding(rows, 0)
+        hidden = self._model.forward(inputs.tokens, inputs.positions, inputs.slots, inputs.attend)
+        return self._model.logits(hidden)
+
+    def _decoding(self, rows: int, longest: int, spans: Sequence[Span] = ()) -> _Inputs:
+        batch, size = self.batch, self.pool.block_size
+        tokens, positions, tables = (c.device[:rows] for c in (batch.tokens, batch.positions, batch.tables))
+        blocks = tables.gather(1, (positions // size).unsqueeze(1)).squeeze(1).long()
+        attend = self._attention.prepare(Decodes(tables, positions, longest) if rows else None, spans)
+        return _Inputs(tokens, positions, self.pool.slots(blocks, positions), attend)
+
+    def _inputs(self, chunks: Sequence[Prefill], rows: int) -> _Inputs:
+        """Put decodes and chunks together."""
+        columns, spans = [], []
+        end = rows
+        for chunk in chunks:
+            blocks = np.asarray(chunk.blocks, np.int64)
+            positions = np.arange(chunk.start, chunk.start + len(chunk.tokens))
+            slots = self.pool.slots(blocks[positions // self.pool.block_size], positions)
+            columns.append((np.asarray(chunk.tokens, np.int64), positions, slots))
+            on_device = torch.from_numpy(blocks).to(self.device)
+            spans.append(Span(end, len(positions), chunk.start, on_device))
+            end += len(positions)
+        decoding = self._decoding(rows, self.batch.longest() if rows else 0, spans)
+        parts = [decoding.tokens, decoding.positions, decoding.slots]
+        if columns:
+            new = torch.from_numpy(np.hstack([np.stack(column) for column in columns])).to(self.device)
+            parts = [torch.cat(pair) for pair in zip(parts, new, strict=True)]
+        fill = self._model.fill_up
+        return _Inputs(fill(parts[0]), fill(parts[1]), parts[2], decoding.attend)
+
+    def _choices(self, chunks: Sequence[Prefill], rows: int) -> Choices:
+        sampled = [chunk for chunk in chunks if chunk.samples]
+        if not sampled:
+            return self.batch.choices() if rows else Choices.of([], [])
+        ends = [chunk.start + len(chunk.tokens) for chunk in sampled]
+        choices = Choices.of([chunk.sampling for chunk in sampled], ends)
+        return self.batch.choices().joined(choices) if rows else choices
+
+    def _check(self, chunk: Prefill) -> None:
+        end = chunk.start + len(chunk.tokens)
+        if not len(chunk.tokens) or chunk.start < 0:
+            raise ValueError(f"request {chunk.id}: a chunk needs tokens from 0 on, not {chunk.start}..{end}")
+        if end > min(len(chunk.blocks) * self.pool.block_size, self.max_len):
+            raise ValueError(
+                f"request {chunk.id}: its {len(chunk.blocks)} blocks, or {self.max_len} positions, end before {end}"
+            )
+
+
+def _longest(config: LlamaConfig, pool: KvPool, max_len: int) -> int:
+    """Return the most tokens of a sequence: what is asked for, or all that model and pool hold."""
+    room = min(config.max_positions, pool.blocks * pool.block_size)
+    if not 0 <= max_len <= room:
+        raise ValueError(f"max_len is {max_len}; model and pool hold at most {room} tokens of a sequence")
+    return max_len or room
+
+
+def _fit(
+    config: LlamaConfig, weights: Weights, pool: KvPool, device: torch.device, rank: int, world: int
+) -> None:
+    """Raise ValueError unless weights and pool are this rank's of this model, alike in type and place."""
+    shard = config.shard(rank, world)
+    pairs = {
+        "rank and world of the weights": ((weights.rank, weights.world), (rank, world)),
+        "layers of the weights": (len(weights.layers), config.layers),
+        "layers of the pool": (pool.layers, config.layers),
+        "KV heads of the pool": (pool.kv_heads, shard.kv_heads),
+        "head_dim of the pool": (pool.head_dim, config.head_dim),
+        "dtype of the pool": (pool.dtype, weights.dtype),
+        "device of the pool": (pool.device.type, device.type),
+        "device of the weights": (weights.device.type, device.type),
+    }
+    for what, (found, needed) in pairs.items():
+        if found != needed:
+            raise ValueError(f"{what}: {found}, but {needed} is needed")
