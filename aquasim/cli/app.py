@@ -9,6 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from aquasim import __version__
+from aquasim.cli import coordinator, donate
 from aquasim.errors import UserError
 
 app = typer.Typer(
@@ -45,8 +46,31 @@ def run(
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
+    on: Annotated[str, typer.Option(metavar="simulation|hardware", help="Where to run it.")] = "simulation",
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Hardware: GGUF or safetensors; random if left out.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Hardware: what computes.")] = "auto",
+    accelerate: Annotated[
+        float, typer.Option(metavar="TIMES", help="Hardware: arrivals so many times as fast.")
+    ] = 1.0,
+    check: Annotated[
+        str, typer.Option(metavar="off|sampled|always", help="Hardware: checksums of pages.")
+    ] = "off",
+    peers: Annotated[
+        Path | None, typer.Option(metavar="SOCKET", help="Hardware: the coordinator for tier peer.")
+    ] = None,
 ) -> None:
-    """Simulate one system of a scenario."""
+    """Run one system of a scenario: simulated, or a real model on this machine."""
+    if on not in ("simulation", "hardware"):
+        raise UserError(f"--on {on!r}: valid are simulation, hardware")
+    if on == "hardware":
+        from aquasim.cli.hardware import hardware_command
+
+        hardware_command(
+            scenario, system, set_ or [], out, overwrite, json, weights, device, accelerate, check, peers
+        )
+        return
     from aquasim.cli.simulate import run_command
 
     run_command(scenario, system, set_ or [], out, overwrite, json)
@@ -235,6 +259,18 @@ def surplus(
     from aquasim.cli.surplus import surplus_command
 
     surplus_command(model, profile, tp, prompt, output, rate, sweep, json)
+
+
+@app.command()
+def doctor(socket: coordinator.SocketOption = None, json: JsonOption = False) -> None:
+    """Say which memory can be lent on this machine and how fast, and why not the rest."""
+    from aquasim.cli.doctor import doctor_command
+
+    doctor_command(socket, json)
+
+
+app.add_typer(coordinator.app, name="coordinator")
+app.command()(donate.donate)
 
 
 def _version(value: bool) -> None:

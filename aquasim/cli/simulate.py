@@ -84,7 +84,7 @@ def simulate(
             raise UserError(f"unknown system {system!r}; the scenario has: {', '.join(scenario.systems)}")
     targets = {system: out if single else out / system for system in systems} if out is not None else {}
     if out is not None:
-        _check_target(out, overwrite, targets.values())
+        check_target(out, overwrite, targets.values())
     runs, notes = _prepare(scenario, systems)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
@@ -94,7 +94,7 @@ def simulate(
             run = runs[system](bar.progress(system))
             results[system] = run.summary()
             if system in targets:
-                _save(run, targets[system], overwrite)
+                save_run(run, targets[system], overwrite)
     return results
 
 
@@ -119,7 +119,7 @@ def _prepare(
     return {system: runner(system) for system in systems}, list(plan.notes)
 
 
-def _check_target(out: Path, overwrite: bool, targets: Iterable[Path]) -> None:
+def check_target(out: Path, overwrite: bool, targets: Iterable[Path]) -> None:
     """Refuse, before anything runs, a folder that could not be written to afterwards."""
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out}: exists and is not a folder")
@@ -133,7 +133,8 @@ def _check_target(out: Path, overwrite: bool, targets: Iterable[Path]) -> None:
         raise UserError(f"--out {out}: {parent} cannot be written to")
 
 
-def _save(run: Any, target: Path, overwrite: bool) -> None:
+def save_run(run: Any, target: Path, overwrite: bool) -> None:
+    """Write a run folder; UserError where that is not possible."""
     from aquasim.records.store import save
 
     try:

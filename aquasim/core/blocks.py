@@ -33,6 +33,10 @@ class BlockPool:
         """Blocks in somebody's hands."""
         return self.capacity + self.debt - self.free
 
+    def idle_numbers(self) -> frozenset[int]:
+        """Return the numbers that nobody holds."""
+        return frozenset(self._free)
+
     def take(self, count: int) -> list[int]:
         """Take `count` blocks; the caller has checked `free`."""
         assert 0 <= count <= self.free, (count, self.free)

@@ -118,6 +118,10 @@ class Executor:
         self.log: list[Record] | None = [] if record_events else None
         self.feed: Callable[[int], None] | None = None
         """Called with the time before each decision and at the end of a step, to submit what has arrived by then."""
+        self.upkeep: Callable[[], bool] | None = None
+        """Called at the beginning of each turn: what a leased tier has to do; says whether it did anything."""
+        self.may_start: Callable[[Transfer, Any], bool] | None = None
+        """Asked with a transfer and its pages before it starts; one that may not is asked for again, turn by turn."""
         self.on_gone: Callable[[int, Outcome], None] | None = None
         self.on_released: Callable[[str, int], None] | None = None
         self.repaired = 0
@@ -198,6 +202,9 @@ class Executor:
     def turn(self) -> bool:
         """Settle what has landed and ended, decide, start transfers and a step that is ready; say whether any did."""
         moved = self._settle(self.pager.landed() if self.pager is not None and self._moving else ())
+        if self.upkeep is not None:
+            moved = self.upkeep() or moved
+            self._start_transfers()
         now = self.now()
         if self.feed is not None:
             self.feed(now)
@@ -258,7 +265,8 @@ class Executor:
         assert self.pager is not None, "a transfer, but no pager to carry it"
         waiting = []
         for command, pages in self._blocked:
-            if self._moving.isdisjoint(command.after):
+            ready = self._moving.isdisjoint(command.after)
+            if ready and (self.may_start is None or self.may_start(command, pages)):
                 self._transfers[command.transfer] = command
                 self.pager.start(command, pages, self._compute() if self._compute else None)
             else:

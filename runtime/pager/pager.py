@@ -1,7 +1,7 @@
 """Carries out transfers by a copier: one list of descriptors each, polled for its end, checked where wanted."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -18,7 +18,7 @@ SAMPLE = 16
 
 
 class Landed(NamedTuple):
-    """A transfer that ended: its times (ns, `time.monotonic_ns`), bytes, and the moves whose pages are spoilt."""
+    """A transfer that ended: its times (ns), bytes, and the moves whose pages are spoilt."""
 
     transfer: int
     start_ns: int
@@ -51,8 +51,15 @@ class Pager:
     they are back; a block that differs is told, and is nobody's but its owner's to compute again.
     """
 
-    def __init__(self, copier: Copier, hbm: Window, check: Check = "off") -> None:
+    def __init__(
+        self,
+        copier: Copier,
+        hbm: Window,
+        check: Check = "off",
+        now: Callable[[], int] = time.monotonic_ns,
+    ) -> None:
         self.copier = copier
+        self.now = now
         self.hbm = hbm
         self.check = check
         self.moved_bytes = 0
@@ -89,7 +96,7 @@ class Pager:
             stream.wait(computed)
         sizes = np.full(len(sources), self.hbm.block_bytes, np.int64)
         copies = Descriptors(source.addresses(sources), target.addresses(targets), sizes)
-        now = time.monotonic_ns()
+        now = self.now()
         if transfer.kind != "in":
             self._weigh_leaving(transfer, sources, targets)
         event = self.copier.submit(copies, stream, stable=transfer.kind == "in")
@@ -134,7 +141,7 @@ class Pager:
         flight = self._flights.pop(number)
         self.moved_bytes += flight.nbytes
         spoilt = self._spoilt(flight) if flight.transfer.kind == "in" and self.check != "off" else ()
-        return Landed(number, flight.start_ns, time.monotonic_ns(), flight.nbytes, spoilt)
+        return Landed(number, flight.start_ns, self.now(), flight.nbytes, spoilt)
 
     # --- checksums -------------------------------------------------------------------------------------------
 

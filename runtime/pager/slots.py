@@ -1,6 +1,6 @@
 """Where the blocks of a tier lie: numbers that a scheduler hands out, on extents that come and go."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,6 +45,11 @@ class Slots:
         return sum(slot is not None for slot in self._slot)
 
     @property
+    def made(self) -> int:
+        """Numbers that ever had a slot."""
+        return len(self._slot)
+
+    @property
     def slots(self) -> int:
         """Slots of all extents."""
         return sum(self._sizes.values())
@@ -76,6 +81,23 @@ class Slots:
     def addresses(self, blocks: Sequence[int]) -> Int64s:
         """Return the address of each block."""
         return np.array([self._address(self._slot[block]) for block in blocks], np.int64)
+
+    def steer(self, blocks: Iterable[int], away: Collection[str]) -> bool:
+        """Give blocks that are about to be overwritten slots off the extents `away`; False if there are too few.
+
+        Those that were moved stay moved.
+        """
+        for block in blocks:
+            slot = self._slot[block]
+            if slot is None or slot[0] not in away:
+                continue
+            better = next((free for free in reversed(self._free) if free[0] not in away), None)
+            if better is None:
+                return False
+            self._free.remove(better)
+            self._free.insert(0, slot)
+            self._slot[block] = better
+        return True
 
     def empty(
         self, extent: str, move: Callable[[Int64s, Int64s], None], worth: Callable[[int], bool]

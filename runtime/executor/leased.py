@@ -1,0 +1,171 @@
+"""A tier on memory that others lend: extents come, are called back, expire or are orphaned, and pages stay."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from aquasim.core.events import Transfer
+from aquasim.core.leases import Cause
+from aquasim.runtime.arenas import Arena, create
+from aquasim.runtime.executor.executor import Executor
+from aquasim.runtime.pager.pager import Pages
+from aquasim.runtime.peers.mapped import Mapped
+
+
+class Client(Protocol):
+    """What leases extents for us (`aquasim.runtime.peers.PeerClient`)."""
+
+    def may_write(self, mapped: Mapped) -> bool:
+        """Whether a write may be started now."""
+
+    def emptied(self, mapped: Mapped) -> None:
+        """Nothing refers to an extent any more."""
+
+
+class LeasedTier:
+    """Keeps a tier of an executor on leased extents. All but `usable` and `evacuate` is for the executor's thread.
+
+    An extent that must be left: the tier shrinks by its blocks, the scheduler moves or drops what is too much, what
+    remains on it moves to other extents, and it is given back. One that may not be written to any more (its lease was
+    not renewed: the coordinator is away) is copied to memory of our own first; reading it stays allowed.
+    """
+
+    def __init__(
+        self, executor: Executor, tier: str, spill: Callable[[int], Arena] = lambda size: create("host", size)
+    ) -> None:
+        assert executor.pager is not None
+        self.client: Client | None = None
+        """Set once it exists: it is given our `usable` and `evacuate`."""
+        self.spilt = 0
+        """Extents that were copied to our own memory because their lease had lapsed."""
+        self._executor = executor
+        self._pager = executor.pager
+        self._tier = tier
+        self._slots = self._pager.tier(tier)
+        self._spill = spill
+        self._arenas: list[Arena] = []
+        self._news: deque[tuple[Mapped, Cause | None]] = deque()
+        self._held: dict[str, tuple[Mapped, int]] = {}
+        """Extents in use, and their blocks."""
+        self._leaving: dict[str, tuple[Mapped, int]] = {}
+        self._own = 0
+        """Blocks in our own memory."""
+        self._retired = 0
+        executor.upkeep = self.upkeep
+        executor.may_start = self.may_start
+
+    # --- from the client's thread ----------------------------------------------------------------------------
+
+    def usable(self, mapped: Mapped) -> None:
+        """An extent may be used."""
+        self._news.append((mapped, None))
+
+    def evacuate(self, mapped: Mapped, cause: Cause) -> None:
+        """An extent must be left."""
+        self._news.append((mapped, cause))
+
+    # --- from the executor's ---------------------------------------------------------------------------------
+
+    @property
+    def blocks(self) -> int:
+        """Blocks that the tier is to have."""
+        return sum(count for _, count in self._held.values()) + self._own
+
+    def may_start(self, transfer: Transfer, pages: Sequence[Pages]) -> bool:
+        """Whether a transfer may write: to extents that need not be left, and whose leases hold."""
+        assert self.client is not None
+        into = transfer.to if transfer.kind == "migrate" else transfer.tier
+        if transfer.kind == "in" or into != self._tier:
+            return True
+        self._follow()
+        targets = [block for _, blocks in pages for block in blocks]
+        return self._slots.steer(targets, self._leaving) and all(
+            self.client.may_write(mapped) for mapped, _ in self._held.values()
+        )
+
+    def upkeep(self) -> bool:
+        """Take up what came, leave what must be left; say whether anything changed."""
+        changed = bool(self._news)
+        while self._news:
+            mapped, cause = self._news.popleft()
+            if cause is None:
+                self._take(mapped)
+            else:
+                self._leave(mapped)
+        if not self._pager.uses(self._tier):
+            changed = self._rescue() or changed
+            changed = self._empty() or changed
+        return changed
+
+    def close(self) -> None:
+        """Free our own memory. The executor must be idle."""
+        for arena in self._arenas:
+            arena.close()
+
+    def _take(self, mapped: Mapped) -> None:
+        count = self._slots.add(_name(mapped), mapped.mapping.ptr, mapped.bytes)
+        self._held[_name(mapped)] = (mapped, count)
+        self._resize()
+
+    def _leave(self, mapped: Mapped) -> None:
+        held = self._held.pop(_name(mapped), None)
+        if held is not None:
+            self._leaving[_name(mapped)] = held
+            self._resize()
+
+    def _resize(self) -> None:
+        """Give the tier its new size, and its numbers their slots."""
+        self._executor.resize_tier(self._tier, self.blocks)
+        self._follow()
+        pool = self._executor.scheduler.pager.tiers[self._tier]
+        self._slots.grow(pool.capacity + pool.debt)
+
+    def _follow(self) -> None:
+        """Retire the numbers that the scheduler has retired."""
+        pool = self._executor.scheduler.pager.tiers[self._tier]
+        gone = pool.retired[self._retired :]
+        self._retired += len(gone)
+        self._pager.retire(self._tier, gone)
+
+    def _rescue(self) -> bool:
+        """Copy extents whose lease has lapsed to our own memory, and give them up."""
+        assert self.client is not None
+        lapsed = [name for name, (mapped, _) in self._held.items() if not self.client.may_write(mapped)]
+        for name in lapsed:
+            mapped, count = self._held.pop(name)
+            arena = self._spill(max(1, count) * self._slots.block_bytes)
+            self._arenas.append(arena)
+            self._own += self._slots.add(
+                f"own{len(self._arenas)}", arena.ptr, count * self._slots.block_bytes
+            )
+            self._follow()
+            self._pager.empty(self._tier, name, self._worth())
+            self.spilt += 1
+            self.client.emptied(mapped)
+        return bool(lapsed)
+
+    def _empty(self) -> bool:
+        """Give back extents that must be left, once the tier is small enough."""
+        assert self.client is not None
+        if not self._leaving:
+            return False
+        pool = self._executor.scheduler.pager.tiers[self._tier]
+        if pool.debt or pool.capacity != self.blocks:
+            return False
+        self._follow()
+        for name, (mapped, _) in self._leaving.items():
+            self._pager.empty(self._tier, name, self._worth())
+            self.client.emptied(mapped)
+        self._leaving = {}
+        return True
+
+    def _worth(self) -> set[int]:
+        """Return the numbers whose blocks somebody holds."""
+        pool = self._executor.scheduler.pager.tiers[self._tier]
+        idle = pool.idle_numbers()
+        return {number for number in range(self._slots.made) if number not in idle}
+
+
+def _name(mapped: Mapped) -> str:
+    extent = mapped.extent
+    return f"{extent.donor.name}.{extent.donor.run}/{extent.number}@{mapped.epoch}"
