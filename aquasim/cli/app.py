@@ -4,12 +4,12 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from aquasim import __version__
-from aquasim.cli import coordinator, donate
+from aquasim.cli import coordinator, donate, reproduce
 from aquasim.errors import UserError
 
 app = typer.Typer(
@@ -217,27 +217,6 @@ def place(
 
 
 @app.command()
-def reproduce(
-    paper: Annotated[str, typer.Argument(metavar="PAPER", help="aqua.")],
-    only: Annotated[
-        list[str] | None, typer.Option("--only", metavar="CLAIM", help="This claim; may be given again.")
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="Write report.md, report.json and figures there."),
-    ] = None,
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Processes; the machine's cores, at most 8.")
-    ] = None,
-    json: JsonOption = False,
-) -> None:
-    """Run a paper's evaluation again and set its claims beside what is simulated."""
-    from aquasim.cli.reproduce import reproduce_command
-
-    reproduce_command(paper, only or [], out, workers, json)
-
-
-@app.command()
 def surplus(
     model: Annotated[
         str,
@@ -271,6 +250,7 @@ def doctor(socket: coordinator.SocketOption = None, json: JsonOption = False) ->
 
 app.add_typer(coordinator.app, name="coordinator")
 app.command()(donate.donate)
+app.command()(reproduce.reproduce)
 
 
 def _version(value: bool) -> None:
@@ -293,6 +273,19 @@ def _fail(text: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
+USAGE_ERROR: type[Exception] = next(k for k in typer.BadParameter.__mro__ if k.__name__ == "UsageError")
+"""Click's, wherever this version of typer keeps it."""
+
+
+def _misused(error: Any) -> NoReturn:
+    """Say in one line what is wrong with the words; help that was shown instead says nothing more."""
+    message = error.format_message()
+    if not message:
+        sys.exit(2)
+    command = error.ctx.command_path if error.ctx is not None else "aquasim"
+    _fail(f"{message.rstrip('.')}; see {command} --help", 2)
+
+
 class _Interrupted(BaseException):
     """Ctrl-C. Not KeyboardInterrupt, which typer answers itself, in a way of its own in every version."""
 
@@ -307,13 +300,15 @@ def main() -> None:
         signal.signal(signal.SIGINT, _interrupt)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins costs 20 ms a start
     try:
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
     except UserError as error:
         _fail(str(error), 2)
     except RecursionError:
         _fail("the input is nested too deeply", 2)
     except _Interrupted:
         _fail("interrupted", 130)
+    except USAGE_ERROR as error:
+        _misused(error)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
         sys.exit(141)

@@ -37,6 +37,13 @@ def coordinator(
             "--pairs", metavar="CONSUMER=DONOR,...", help="The only donors of a consumer, nearest first."
         ),
     ] = None,
+    map_: Annotated[
+        Path | None,
+        typer.Option(
+            "--map", metavar="FILE", help="Pairs that `aquasim place --out` wrote; GPU 3 is `gpu3`."
+        ),
+    ] = None,
+    server: Annotated[int, typer.Option(min=0, metavar="N", help="Which server of the map.")] = 0,
     allow_uid: Annotated[
         list[int] | None, typer.Option("--allow-uid", metavar="UID", help="Let this user connect too.")
     ] = None,
@@ -54,7 +61,7 @@ def coordinator(
         if not 0.5 <= value <= 86400:
             raise UserError(f"{name}: {value:g} is not between 0.5 and 86400 seconds")
     path = socket or default_socket()
-    near = _pairs(pairs or [])
+    near = {**(_map(map_, server) if map_ is not None else {}), **_pairs(pairs or [])}
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
     settings = Settings(path, lease_s, drain_s, near, tuple(allow_uid or ()), metrics_port)
     serve(settings, lambda: print(f"listening at {path}", flush=True))
@@ -90,6 +97,22 @@ def _pairs(texts: list[str]) -> dict[str, tuple[str, ...]]:
             raise UserError(f"--pairs: {text!r} is not CONSUMER=DONOR,... with each consumer once")
         near[consumer] = names
     return near
+
+
+def _map(file: Path, server: int) -> dict[str, tuple[str, ...]]:
+    """Read one server's pairs from a placement's map: `gpu4` may have memory of `gpu3`."""
+    try:
+        servers = {each["server"]: each["map"] for each in loads(file.read_text(encoding="utf-8"))["servers"]}
+        pairs = {
+            gpu: tuple(f"gpu{int(d['gpu'])}" for d in near) for gpu, near in servers.get(server, {}).items()
+        }
+    except OSError as error:
+        raise UserError(f"--map {file}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UserError(f"--map {file}: not a map that `aquasim place --out` writes") from None
+    if server not in servers:
+        raise UserError(f"--server {server}: {file} has {len(servers)} servers, 0 to {len(servers) - 1}")
+    return {f"gpu{consumer}": donors for consumer, donors in pairs.items()}
 
 
 def _print(text: str) -> None:

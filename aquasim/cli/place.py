@@ -47,8 +47,15 @@ def _shipped(file: Path) -> Path:
     """Return the placement file that ships under a name, or the path as given."""
     from aquasim.scenario.load import FOLDER
 
+    if file.exists() or file.suffix:
+        return file
     shipped = FOLDER / f"{file}.place.toml"
-    return shipped if not file.exists() and not file.suffix and shipped.is_file() else file
+    if not shipped.is_file():
+        names = sorted(
+            str(p.relative_to(FOLDER)).removesuffix(".place.toml") for p in FOLDER.rglob("*.place.toml")
+        )
+        raise UserError(f"no placement file {str(file)!r}; shipped: {', '.join(names)}")
+    return shipped
 
 
 def _plan(file: Path, problem: "Problem", method: str, time_limit_s: float, needed: bool) -> "Plan | None":
@@ -126,7 +133,7 @@ def _headline(problem: "Problem", plan: "Plan") -> str:
     there = problem.servers * problem.gpus
     verdict = "proven optimum" if plan.optimal else f"gap {_percent(plan.gap)}"
     return (
-        f"{jobs} jobs on {used} of {there} GPUs, {problem.servers} servers of {problem.gpus}. {plan.method}: "
+        f"{jobs} jobs on {used} of {there} GPUs, {_servers(problem.servers)} of {problem.gpus}. {plan.method}: "
         f"objective {gib(plan.objective_bytes):g} GiB, bound {gib(plan.bound_bytes):g} GiB, {verdict}, "
         f"{plan.seconds:.2f} s"
     )
@@ -134,6 +141,10 @@ def _headline(problem: "Problem", plan: "Plan") -> str:
 
 def _percent(gap: float) -> str:
     return "unknown" if gap == inf else f"{100 * gap:.2f} %"
+
+
+def _servers(count: int) -> str:
+    return f"{count} server{'s' * (count != 1)}"
 
 
 def _print_servers(console: Any, plan: "Plan") -> None:

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from aquasim import __version__
 from aquasim.errors import UserError
@@ -18,6 +20,24 @@ if TYPE_CHECKING:
     from aquasim.reproduce.finding import Claim, Finding
 
 PAPERS = ("aqua",)
+
+
+def reproduce(
+    paper: Annotated[str, typer.Argument(metavar="PAPER", help=f"One of: {', '.join(PAPERS)}.")],
+    only: Annotated[
+        list[str] | None, typer.Option("--only", metavar="CLAIM", help="This claim; may be given again.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Write report.md, report.json and figures there."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Processes; the machine's cores, at most 8.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Run a paper's evaluation again and set its claims beside what is simulated."""
+    reproduce_command(paper, only or [], out, workers, json)
 
 
 def reproduce_command(

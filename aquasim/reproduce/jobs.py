@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass
 from functools import cache
 from itertools import product
-from multiprocessing import get_context
 from typing import Any, NamedTuple
 
+from aquasim.processes import processes
 from aquasim.scenario import ServerScenario, load_scenario
 from aquasim.scenario.server import place
 
@@ -132,7 +132,7 @@ def run_jobs(
             if progress is not None:
                 progress(len(outcomes), len(todo))
         return outcomes
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with processes(workers) as pool:
         futures = {pool.submit(run_job, job): job for job in todo}
         for future in as_completed(futures):
             outcomes[futures[future]] = future.result()

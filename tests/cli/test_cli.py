@@ -417,6 +417,10 @@ PLAIN = [
     ("compare", "small-h100", "-s", "x"),
     ("trace", "gone"),
     ("schedule", "gone.json"),
+    ("run",),
+    ("run", "small-h100", "--nope"),
+    ("reproduce", "aqua", "--workers", "0"),
+    ("no-such-command",),
 ]
 
 

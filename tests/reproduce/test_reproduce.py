@@ -1,12 +1,20 @@
 """Reproductions: jobs run once whatever the number of processes, findings become Markdown, JSON and figures."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
+from collections.abc import Callable
+from math import prod
 from pathlib import Path
 
 import pytest
 
 from aquasim.cli.app import main
+from aquasim.errors import UserError
+from aquasim.processes import processes
 from aquasim.reproduce import Finding, Job, Range, Row, run_jobs
 from aquasim.reproduce.aqua import CLAIMS
 from aquasim.reproduce.aqua.ablation import Ablation
@@ -31,7 +39,7 @@ def test_points_are_every_combination_of_the_ranges() -> None:
     """The grid of s6 is the product of its ranges, and each point is one set of changes."""
     found = points("aqua/s6-lora")
     sizes = [len(values) for values in shared("aqua/s6-lora").ranges.values()]
-    assert len(found) == len(set(found)) == sizes[0] * sizes[1] * sizes[2] * sizes[3]
+    assert len(found) == len(set(found)) == prod(sizes)
     assert {path for path, _ in found[0]} == set(shared("aqua/s6-lora").ranges)
 
 
@@ -158,3 +166,43 @@ def test_a_file_in_the_way_is_said(
     code, out, err = call(monkeypatch, capsys, "aqua", "--only", "links", "-o", str(tmp_path / "file"))
     assert (code, err) == (2, f"aquasim: --out {tmp_path / 'file'}: exists and is not a folder\n")
     assert "peer over host" in out
+
+
+def test_an_interrupt_ends_all_processes_at_once() -> None:
+    """Ctrl-C while two processes simulate: one line, code 130, within seconds, and nobody left in the group."""
+    words = ("reproduce", "aqua", "--only", "lora", "--workers", "2")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aquasim", *words], stderr=subprocess.PIPE, text=True, start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
+    _until(lambda: len(_group(process.pid)) >= 4)  # command, resource tracker, two workers
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=20)
+    assert (process.returncode, stderr) == (130, "aquasim: interrupted\n")
+    _until(lambda: not _group(process.pid))
+
+
+def test_a_worker_that_dies_is_a_users_error() -> None:
+    """A killed process ends the run with one line instead of a wait for ever."""
+    with pytest.raises(UserError, match="died"), processes(1) as pool:
+        pool.submit(os.kill, pool.submit(os.getpid).result(), signal.SIGKILL).result()
+
+
+def _group(leader: int) -> list[int]:
+    """Processes of a group that run still."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, group = (folder / "stat").read_text().rsplit(")", 1)[1].split()[:3]
+        except OSError:
+            continue
+        if int(group) == leader and state != "Z":
+            found.append(int(folder.name))
+    return found
+
+
+def _until(true: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -37,7 +37,8 @@ class Lora:
                 "up to 1.8x lower (v1, as remembered)",
                 1.8,
                 tuple(rows),
-                "30, 200 adapters; rank 32, 64 (160, 320 MiB); 1, 8 slots; 0.25, 1, 2 requests/s",
+                "30, 200 adapters, equally popular or by Zipf; rank 32, 64 (160, 320 MiB); 1, 8 slots;"
+                " 0.25, 1, 2 requests/s",
                 "All of it is files not read again: adapters pinned in host memory do as well within 3 %."
                 " The factor is"
                 " high where misses are frequent and requests do not queue for slots, which is what rates"

@@ -188,10 +188,11 @@ class Consumer:
         self.client.want(nbytes)
 
     def extents(self) -> list[Any]:
-        """What is mapped: (donor, number, epoch, bytes, may be written)."""
+        """What is mapped: (donor, number, epoch, bytes, may be written, the donor's run)."""
         return [
-            (m.extent.donor.name, m.extent.number, m.epoch, m.bytes, self.client.may_write(m))
+            (d.name, m.extent.number, m.epoch, m.bytes, self.client.may_write(m), d.run)
             for m in self.client.extents()
+            for d in (m.extent.donor,)
         ]
 
     def transports(self) -> list[Any]:

@@ -53,10 +53,10 @@ def command(stage: Stage) -> Iterator[Any]:
         assert "aquasim.arena/" not in text
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
+def run(*words: object, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     line = [sys.executable, "-m", "aquasim", *map(str, words)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=60)
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, cwd=cwd)
 
 
 def test_lending_by_commands_from_start_to_end(stage: Stage, command: Any) -> None:
@@ -102,6 +102,43 @@ def test_with_force_a_donor_leaves_the_dead_behind_but_not_the_living(stage: Sta
     donor.process.terminate()
     assert donor.says("all holders are dead: leaving")
     assert donor.ends() == 1
+
+
+def test_a_placements_map_says_who_may_have_whose_memory(stage: Stage, command: Any, tmp_path: Path) -> None:
+    """What `place --out` writes is what `coordinator --map` takes: GPU 1 gets memory of GPU 0, none of GPU 2."""
+    mix = tmp_path / "mix.toml"
+    mix.write_text(
+        "servers = { count = 1, gpus = 3, hbm_gib = 80 }\n"
+        "models = { need = { gib = -20 }, spare = { gib = 20, replicas = 2 } }\n"
+    )
+    assert run("place", mix, "--out", tmp_path / "map.json").returncode == 0
+    pairs = json.loads((tmp_path / "map.json").read_text())["servers"][0]["map"]
+    ((consumer, (near,)),) = pairs.items()
+    (other,) = {0, 1, 2} - {int(consumer), near["gpu"]}
+    assert command("coordinator", "--socket", stage.path, "--map", tmp_path / "map.json").says("listening")
+    for gpu in (other, near["gpu"]):
+        stage.donor(f"gpu{gpu}").ask("donate", 2 * MIB)
+    needy = stage.consumer(f"gpu{consumer}")
+    needy.ask("want", 4 * MIB)
+    assert eventually(lambda: len(needy.ask("extents")) == 2)
+    assert {row[0] for row in needy.ask("extents")} == {f"gpu{near['gpu']}"}
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (("--map", "none.json"), "none.json: No such file"),
+        (("--map", "bad.json"), "bad.json: not a map"),
+        (("--map", "good.json", "--server", 1), "--server 1: good.json has 1 servers"),
+    ],
+)
+def test_a_faulty_map_is_a_users_error(tmp_path: Path, words: tuple[Any, ...], part: str) -> None:
+    """One line, exit code 2."""
+    (tmp_path / "bad.json").write_text("[1]")
+    (tmp_path / "good.json").write_text('{"servers": [{"server": 0, "map": {}}]}')
+    done = run("coordinator", *words, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert part in done.stderr
 
 
 def test_ctrl_c_ends_an_idle_donor(stage: Stage, command: Any) -> None:
