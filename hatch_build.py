@@ -22,6 +22,8 @@ MODULES = (
     "aquasim/core/pager.py",
     "aquasim/core/slices.py",
     "aquasim/core/chunked.py",
+    "aquasim/core/lanes.py",
+    "aquasim/core/predictor.py",
     "aquasim/core/prompts.py",
     "aquasim/core/scheduler.py",
     "aquasim/hardware/attention.py",

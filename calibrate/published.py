@@ -16,6 +16,7 @@ from aquasim.calibrate.fit import fit_blocks
 from aquasim.calibrate.importers import read_paths
 from aquasim.calibrate.links import link_blocks
 from aquasim.calibrate.points import TILE
+from aquasim.calibrate.rates import rate_profiles
 from aquasim.calibrate.samples import by_operator
 from aquasim.hardware.profile import SCHEMA
 
@@ -82,6 +83,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the published samples")
     parser.add_argument("--out", type=Path, required=True, help="folder for the profiles")
     options = parser.parse_args()
+    for name, block in rate_profiles(options.data).items():
+        (options.out / f"{name}.json").write_text(profile_text(block), encoding="utf-8")
     for name in facts.GPUS:
         block = build_profile(name, options.data)
         (options.out / f"{name}.json").write_text(profile_text(block), encoding="utf-8")

@@ -6,6 +6,7 @@ import pytest
 
 from aquasim.core import POLICIES
 from aquasim.errors import UserError
+from aquasim.hardware.local import LOCAL
 from aquasim.scenario import Scenario, ServerScenario, load_scenario, scenario_names
 from aquasim.scenario.load import FOLDER
 from aquasim.scenario.server import LlmTable
@@ -14,7 +15,8 @@ from aquasim.sim.tenants.plan import SystemPlan
 from aquasim.sim.tenants.simulate import simulate_tenants
 
 ALL = {name: load_scenario(name) for name in scenario_names()}
-NAMES = [name for name, scenario in ALL.items() if isinstance(scenario, Scenario)]
+NAMES = [name for name, each in ALL.items() if isinstance(each, Scenario) and each.machine.server != LOCAL]
+"""Those of one engine. What runs on the machine at hand needs its profile (tests/runtime/validate)."""
 SHARED = {name: scenario for name, scenario in ALL.items() if isinstance(scenario, ServerScenario)}
 SHORT = ["workload.requests=20"]
 

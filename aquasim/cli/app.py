@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from aquasim import __version__
-from aquasim.cli import coordinator, donate, reproduce
+from aquasim.cli import coordinator, donate, reproduce, validation
 from aquasim.errors import UserError
 
 app = typer.Typer(
@@ -58,7 +58,8 @@ def run(
         str, typer.Option(metavar="off|sampled|always", help="Hardware: checksums of pages.")
     ] = "off",
     peers: Annotated[
-        Path | None, typer.Option(metavar="SOCKET", help="Hardware: the coordinator for tier peer.")
+        Path | None,
+        typer.Option(metavar="SOCKET|own", help="Hardware: the coordinator for tier peer; own: start one."),
     ] = None,
 ) -> None:
     """Run one system of a scenario: simulated, or a real model on this machine."""
@@ -153,12 +154,23 @@ def calibrate(
     base: Annotated[
         str | None, typer.Option(metavar="PROFILE", help="Take what was not measured from this profile.")
     ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(metavar="SCENARIO", help="Measure our own engine with its model, for server local."),
+    ] = None,
+    set_: SetOption = None,
     json: JsonOption = False,
 ) -> None:
     """Measure this machine, or read published timings, and fit a hardware profile."""
     from aquasim.cli.calibrate import calibrate_command, from_command
 
-    if from_:
+    if scenario is not None:
+        if from_ or out or name or base or budget is not None:
+            raise UserError("--scenario goes with --device, --quick, --set and --json only")
+        from aquasim.cli.calibrate_scenario import scenario_command
+
+        scenario_command(scenario, set_ or [], device, quick, json)
+    elif from_:
         if device or quick or budget is not None:
             raise UserError("--device, --quick and --budget are for measuring; --from fits what is there")
         from_command(from_, name, out, base, json)
@@ -172,21 +184,6 @@ def profiles(json: JsonOption = False) -> None:
     from aquasim.cli.profiles import profiles_command
 
     profiles_command(json)
-
-
-@app.command()
-def validate(
-    datasets: Annotated[list[Path], typer.Argument(metavar="DATASET...", help="Folders of measured runs.")],
-    json: JsonOption = False,
-    plot: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Draw measured against simulated distributions there.")
-    ] = None,
-    every: Annotated[bool, typer.Option("--runs", help="A row per run, however many there are.")] = False,
-) -> None:
-    """Replay measured serving runs and print how far the simulator is off."""
-    from aquasim.cli.validate import validate_command
-
-    validate_command(datasets, json, plot, every)
 
 
 @app.command()
@@ -250,6 +247,7 @@ def doctor(socket: coordinator.SocketOption = None, json: JsonOption = False) ->
 
 app.add_typer(coordinator.app, name="coordinator")
 app.command()(donate.donate)
+app.command()(validation.validate)
 app.command()(reproduce.reproduce)
 
 

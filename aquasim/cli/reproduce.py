@@ -19,7 +19,7 @@ from aquasim.errors import UserError
 if TYPE_CHECKING:
     from aquasim.reproduce.finding import Claim, Finding
 
-PAPERS = ("aqua",)
+PAPERS = ("aqua", "neo")
 
 
 def reproduce(
@@ -46,19 +46,29 @@ def reproduce_command(
     """Simulate what the claims need, print the table, and write report and figures if asked."""
     if paper not in PAPERS:
         raise UserError(f"unknown paper {paper!r}; known: {', '.join(PAPERS)}")
-    from aquasim.reproduce.aqua import CLAIMS, TITLE
-
-    chosen = [_claim(name, CLAIMS) for name in claims] or list(CLAIMS.values())
+    title, known = _paper(paper)
+    chosen = [_claim(name, known) for name in claims] or list(known.values())
     count = workers or min(os.cpu_count() or 1, 8)
     started = time.monotonic()
     findings = _find(chosen, count)
     about = _about(paper, claims, count, time.monotonic() - started)
     if as_json:
-        print(json.dumps({"title": TITLE, **about, "claims": [f.as_json() for f in findings]}, indent=1))
+        print(json.dumps({"title": title, **about, "claims": [f.as_json() for f in findings]}, indent=1))
     else:
-        _print(TITLE, findings, about)
+        _print(title, findings, about)
     if out is not None:
-        _write(out, TITLE, findings, about)
+        _write(out, title, findings, about)
+
+
+def _paper(name: str) -> tuple[str, dict[str, "Claim"]]:
+    """Return a paper's title and its claims by key."""
+    if name == "neo":
+        from aquasim.reproduce import neo
+
+        return neo.TITLE, neo.CLAIMS
+    from aquasim.reproduce import aqua
+
+    return aqua.TITLE, aqua.CLAIMS
 
 
 def _claim(name: str, claims: dict[str, "Claim"]) -> "Claim":

@@ -67,6 +67,21 @@ class Chunk(NamedTuple):
     last: bool
 
 
+class Lanes(NamedTuple):
+    """What of an iteration is the host's: NEO's two sub-batches, beside the prefills and decodes of the GPU.
+
+    `first` decode on the host's cores while the GPU is at the products of sub-batch 1, `second` (sub-batch 1, which
+    has nothing else) while it is at those of sub-batch 0, each over so many tokens of KV cache. The KV of prompts in
+    `staged` leaves for host memory layer by layer.
+    """
+
+    first: tuple[int, ...] = ()
+    second: tuple[int, ...] = ()
+    first_tokens: int = 0
+    second_tokens: int = 0
+    staged: tuple[int, ...] = ()
+
+
 class Step(NamedTuple):
     """One iteration, or up to `repeat` identical decode iterations, as a difference to the batch before.
 
@@ -84,6 +99,8 @@ class Step(NamedTuple):
     after: tuple[int, ...] = ()
     preempted: tuple[int, ...] = ()
     """Who lost its memory since the last step."""
+    lanes: Lanes | None = None
+    """The host's part in it."""
 
 
 class Move(NamedTuple):

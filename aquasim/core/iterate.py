@@ -76,6 +76,8 @@ def _tokens(step: Step, decoding: dict[int, None]) -> dict[int, int]:
     decoding.update(dict.fromkeys(step.joined))
     tokens = dict.fromkeys(decoding, 1) if step.batch else {}
     tokens.update({chunk.request: chunk.tokens for chunk in step.chunks})
+    if step.lanes is not None:
+        tokens.update(dict.fromkeys(step.lanes.first + step.lanes.second, 1))
     return dict(sorted(tokens.items()))
 
 
@@ -83,6 +85,8 @@ def _finish(step: Step, decoding: dict[int, None], left: dict[int, int]) -> tupl
     producers = [chunk.request for chunk in step.chunks if chunk.last]
     if step.batch:
         producers += decoding
+    if step.lanes is not None:
+        producers += step.lanes.first + step.lanes.second
     finished = []
     for id in producers:
         left[id] -= 1

@@ -126,6 +126,12 @@ class Pager:
             del self._copies[request.copy_tier][request]
             request.copy, request.copy_tier, request.copied = [], "", 0
 
+    def settle_in(self, request: Request, tier: str, count: int) -> None:
+        """Give a request that was never resident blocks of its own in `tier`; the caller has checked its pool."""
+        assert not request.copy_tier, request
+        request.copy, request.copy_tier = self.tiers[tier].take(count), tier
+        self._copies[tier][request] = None
+
     # --- tier to HBM ---------------------------------------------------------------------------------------
 
     def page_in(self, request: Request, resident: list[int]) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from aquasim.core import chunked, prompts, slices
+from aquasim.core import chunked, lanes, prompts, slices
 from aquasim.core.batch import DecodeBatch
 from aquasim.core.blocks import BlockPool, PrefixPool
 from aquasim.core.events import (
@@ -12,6 +12,7 @@ from aquasim.core.events import (
     Chunk,
     Command,
     Event,
+    Lanes,
     Reject,
     Released,
     Step,
@@ -41,6 +42,7 @@ class Scheduler:
             raise ValueError(
                 "prompt-only iterations without slices await their transfers: overlap is not for them"
             )
+        lanes.check(limits, policy)
         self.limits = limits
         self.policy = policy
         self.now = 0
@@ -65,8 +67,9 @@ class Scheduler:
             self.pool, limits.block_size, tiers, keep_copies=policy.keep_copies, overlap=policy.overlap
         )
         self.pager.landed = self._landed
-        self.watermark = limits.blocks // 100 if limits.prefill == "prompt-only" else 0
-        self.growth_reserve = int(limits.prefill == "prompt-only" and not policy.sliced)
+        whole = limits.prefill == "prompt-only" and policy.lanes is None
+        self.watermark = limits.blocks // 100 if whole else 0
+        self.growth_reserve = int(whole and not policy.sliced)
         self.slice_left = max(0, policy.slice_length - 1)
         self.refill = False
         """Memory came free within a slice."""
@@ -77,7 +80,9 @@ class Scheduler:
         self.preempted: list[int] = []
         self.again = False
         """The last decision moved requests and scheduled nothing: ask once more."""
-        self._plain = not policy.sliced and limits.prefill == "chunked"
+        self.lanes: Lanes | None = None
+        """The host's part in the step that is being decided, then in the one that is out."""
+        self._plain = not policy.sliced and not whole
         self.tiered = bool(tiers)
         """Whether there is anywhere to page to."""
         self.step: Step | None = None
@@ -87,8 +92,8 @@ class Scheduler:
         self._aborts: list[int] = []
         self.newcomers: list[Request] = []
         """Arrived since the last step was planned; they queue when the next one is."""
-        self._build = chunked.build if limits.prefill == "chunked" else prompts.build
-        self._whole = policy.sliced or limits.prefill == "prompt-only"
+        self._build = lanes.build if policy.lanes else prompts.build if whole else chunked.build
+        self._whole = policy.sliced or whole or policy.lanes is not None
         self._caching = limits.prefix_caching
         self._hbm: int | None = None
         """The size HBM's pool is to have, while it has not been reported."""
@@ -123,7 +128,9 @@ class Scheduler:
         step = self.step
         assert step is not None, "no step is out"
         number, iterations, finished = event
-        expected, decoders, _, repeat, _, _, _, _, _ = step  # unpacked: attributes of named tuples are slow
+        expected, decoders, _, repeat, _, _, _, _, _, host = (
+            step  # unpacked: attributes of named tuples are slow
+        )
         assert number == expected, (event, step)
         assert iterations <= repeat, (event, step)
         self.step = None
@@ -135,6 +142,8 @@ class Scheduler:
             batch.context += decoders * iterations
             if self.policy.sliced:
                 self._pass_time(iterations)
+        if host is not None:
+            lanes.advance(self, host)
         if self._chunks:
             self._chunks_done(finished)
         for id in finished:
@@ -153,13 +162,16 @@ class Scheduler:
         self.slice_left = left
 
     def _chunks_done(self, finished: tuple[int, ...]) -> None:
+        staged = self.lanes.staged if self.lanes is not None else ()
         for request, count in self._chunks:
             request.computed += count
             if request.computed == request.total:
                 request.total += 1
                 request.prefilled = True
                 del self.prefilling[request.id]
-                if request.id not in finished:
+                if request.id in staged:
+                    lanes.settle(self, request)
+                elif request.id not in finished:
                     request.rank = self.policy.rank(request)
                     self.batch.join(request)
         self._chunks = []
@@ -189,7 +201,7 @@ class Scheduler:
 
     def _aborted(self, event: Aborted) -> None:
         request = self.requests.get(event.request)
-        if request is not None and self.step is not None and request.state is State.RUNNING:
+        if request is not None and self.step is not None and lanes.in_step(self, request):
             self._aborts.append(event.request)
         elif request is not None:
             announce = request.decoding and request.id not in self.batch.joined
@@ -252,7 +264,7 @@ class Scheduler:
             commands += self.pager.commands()
         if self._extra:
             self._flush(commands)
-        if decode or chunks:
+        if decode or chunks or self.lanes is not None:
             self.step = step = self._make_step(chunks, decode, repeat)
             commands.append(step)
         # Somebody lost its place, or was sent back to the queue, after prompts had been looked at: look once more.
@@ -262,6 +274,7 @@ class Scheduler:
     def _plan_calm(self) -> list[Command] | None:
         """Decide where nobody waits or prefills and nothing is paged: the batch goes on, if its growth fits."""
         batch, pool = self.batch, self.pool
+        self.lanes = None
         count = batch.count
         growing = batch.growing()
         if not 0 < count <= self.limits.max_num_batched_tokens or len(growing) > pool.free:
@@ -278,7 +291,7 @@ class Scheduler:
         number = self._steps
         self._steps = number + 1
         repeat = batch.room(pool.free, self.limits.max_repeat)
-        self.step = step = _new(Step, (number, count, batch.context, repeat, joined, left, (), (), ()))
+        self.step = step = _new(Step, (number, count, batch.context, repeat, joined, left, (), (), (), None))
         return [step]
 
     def _make_step(self, chunks: list[tuple[Request, int]], decode: bool, repeat: int) -> Step:
@@ -307,13 +320,15 @@ class Scheduler:
         number = self._steps
         self._steps = number + 1
         count, context = (batch.count, batch.context) if decode else (0, 0)
-        return _new(Step, (number, count, context, repeat, joined, left, listed, after, preempted))
+        return _new(
+            Step, (number, count, context, repeat, joined, left, listed, after, preempted, self.lanes)
+        )
 
     def _plan_transfers(self) -> list[Command]:
         """While a step is out: rejections, migrations, and page-ins into blocks that came free since."""
         commands: list[Command] = []
         self._flush(commands)
-        if self.tiered:
+        if self.tiered and self.lanes is None:  # what a lane reads stays where it is
             self._evacuate(commands)
         if self.inbound:
             slices.bring(self)

@@ -83,9 +83,9 @@ def _choose(s: "Scheduler", contenders: list[Request], budget: int) -> list[Requ
     chosen: list[Request] = []
     backfill = s.policy.backfill
     alone = budget == s.pool.capacity  # whoever has all the memory needs no headroom
-    seats = s.limits.max_num_batched_tokens if s.limits.prefill == "chunked" else len(contenders)
-    if s.policy.ranked:
-        seats = min(seats, s.limits.max_num_seqs - len(s.running) + s.batch.count)
+    seats = s.limits.max_num_seqs - (len(s.running) - s.batch.count) - s.pager.arrivals
+    if s.limits.prefill == "chunked":
+        seats = min(seats, s.limits.max_num_batched_tokens)
     size = s.limits.block_size
     slots = loras.fixed(s)
     for request in contenders:
@@ -115,7 +115,10 @@ def _refill(s: "Scheduler") -> None:
     coming = dict.fromkeys(s.inbound)
     room -= sum([s.return_cost(r) + 1 for r in coming])
     slots = loras.resident(s)
+    seats = s.limits.max_num_seqs - len(s.running) - s.pager.arrivals - len(coming)
     for request in sorted(s.paged.values(), key=RANK):
+        if len(s.inbound) - len(coming) >= seats:
+            return
         need = s.return_cost(request) + 1
         if request not in coming and need <= room and (slots is None or slots.fits(request)):
             s.inbound.append(request)
@@ -138,7 +141,8 @@ def bring(s: "Scheduler") -> None:
             continue
         if slots is not None and not slots.fits(request):
             continue
-        if s.return_cost(request) > s.pool.free - kept:
+        full = len(s.running) + s.pager.arrivals >= s.limits.max_num_seqs
+        if full or s.return_cost(request) > s.pool.free - kept:
             s.inbound = s.inbound[place:]
             return
         if not request.copy_tier and s.quota is not None:
@@ -178,8 +182,7 @@ def admit(s: "Scheduler", newcomer: Request, hit: list[int], head: bool) -> bool
     """
     if s.policy.ranked:
         return _chosen(s) and len(s.running) < s.limits.max_num_seqs and s.admissible(newcomer, hit)
-    coming = 0 if s.policy.sliced else s.pager.arrivals
-    seat = len(s.running) + coming < s.limits.max_num_seqs
+    seat = len(s.running) + s.pager.arrivals < s.limits.max_num_seqs
     if seat and s.admissible(newcomer, hit):
         return True
     if not s.policy.sliced or not head or not _worthwhile(s, newcomer):

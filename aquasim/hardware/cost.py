@@ -54,7 +54,7 @@ class StepCost:
         self._decode = DecodeAttention(profile, model, tp, profile.decode_attention)
         self._prefill = PrefillAttention(profile, model, tp)
         self._beside = Beside(profile, model, tp, self._decode)
-        self._depth = model.layers
+        self.depth = model.layers
         self._kv_bytes = model.kv_bytes_per_token_gpu(tp)
         decode_s, mixed_s = serving.host_s(tp)
         self._decode_overhead, self._mixed_overhead = round(decode_s * 1e9), round(mixed_s * 1e9)
@@ -105,7 +105,7 @@ class StepCost:
         layers_ns, logits_ns = self._layers_ns, self._logits_ns
         sampled = batch + len(chunks)
         layers = layers_ns.get(tokens) or self._layers(tokens)
-        attention = self._depth * self._prefill.ns(chunks)
+        attention = self.depth * self._prefill.ns(chunks)
         total = self._mixed_overhead + layers + (logits_ns.get(sampled) or self._logits(sampled))
         busy = tokens * self._busy_ns
         compute = attention + (busy if busy < layers else layers)
@@ -126,6 +126,27 @@ class StepCost:
         read = min(context, batch * window) if window else context
         moved = self._linear.weight_bytes(tokens) + (read + tokens) * self._kv_bytes
         return int(moved / self.profile.peak_hbm * 1e9)
+
+    def layer_ns(self, tokens: int) -> float:
+        """Return ns of one layer's products, all-reduces and elementwise work over `tokens` tokens."""
+        return self._layers(tokens) / self.depth
+
+    def prefill_ns(self, chunks: Sequence[Chunk]) -> float:
+        """Return ns of one layer's attention over prompt chunks of (new, cached) tokens."""
+        return self._prefill.ns(chunks) if chunks else 0.0
+
+    def attention_ns(self, batch: int, context: int) -> float:
+        """Return ns of one layer's attention over `batch` decodes of `context` tokens in all."""
+        if not batch:
+            return 0.0
+        _, lengths, bases, slopes = self._batches.get(batch) or self._prepare(batch)
+        length = context // batch
+        piece = bisect_right(lengths, length) - 1
+        return (bases[piece] + slopes[piece] * (length - lengths[piece])) / self.depth
+
+    def rest_ns(self, sampled: int, mixed: bool) -> float:
+        """Return ns that come once an iteration: output head, sampling, and host work with or without chunks."""
+        return self._logits(sampled) + (self._mixed_overhead if mixed else self._decode_overhead)
 
     def _prepare(self, batch: int) -> tuple[int, list[int], list[int], list[int]]:
         """Compute and keep what `decode` needs at `batch`: what is not attention, and attention's pieces."""

@@ -18,6 +18,8 @@ def unmeasured(profile: Profile, model: Model, tp: int = 1) -> list[str]:
     Empty if nothing is extrapolated. Raises ValueError if the model cannot be split over `tp` GPUs.
     """
     model.check_tp(tp)
+    if "rates" in profile.blocks:
+        return []
     found = [_products(profile, model, tp), _decode(profile, model, tp), _prefill(profile, model, tp)]
     return [f"{profile.name}: {line}" for line in found if line]
 

@@ -26,7 +26,7 @@ class Profile:
     vendor's; `hbm_read` and `hbm_copy` (bytes/s) were measured. `all_reduce` is by number of GPUs,
     `decode_attention` and `prefill_attention` by head dimension; `prefill_share` is the best share of peak
     flops attention reached, `tile` the query rows of its tiles. Times of constants are seconds. `blocks` is
-    the JSON, with sources and residuals.
+    the JSON, with sources and residuals. A GPU of which only layer times are known has `rates` instead of kernels.
     """
 
     name: str
@@ -130,6 +130,11 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
+def kernel_profile_names() -> list[str]:
+    """Names of the profiles that were fitted to kernels, not to layer times only."""
+    return [name for name in profile_names() if "rates" not in load_profile(name).blocks]
+
+
 def load_profile(name_or_path: str | Path) -> Profile:
     """Return a shipped profile by name (any case), or one from a JSON file.
 
@@ -161,6 +166,7 @@ def profile_from(blocks: dict[str, Any]) -> Profile:
         raise ValueError("expected a JSON object")
     if blocks.get("schema") != SCHEMA:
         raise ValueError(f"schema version is {blocks.get('schema')!r}, this package reads {SCHEMA}")
+    layers = "rates" in blocks
     return Profile(
         name=str(blocks["name"]),
         title=str(blocks["title"]),
@@ -169,8 +175,10 @@ def profile_from(blocks: dict[str, Any]) -> Profile:
         peak_hbm=float(blocks["peak"]["hbm_bytes_per_s"]),
         hbm_read=float(blocks["hbm"]["read_bytes_per_s"]),
         hbm_copy=float(blocks["hbm"]["copy_bytes_per_s"]),
-        kernel_floor=float(blocks["elementwise"]["kernel_floor_s"]),
-        tile=int(blocks["prefill_attention"]["tile"]),
+        kernel_floor=float(blocks["rates"]["kernel_floor_s"])
+        if layers
+        else float(blocks["elementwise"]["kernel_floor_s"]),
+        tile=0 if layers else int(blocks["prefill_attention"]["tile"]),
         links={name: LinkKind.from_block(name, block) for name, block in blocks["links"].items()},
         blocks=blocks,
     )

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from math import log2
-from typing import Literal
+from typing import Any, Literal
 
 Sampling = Literal["greedy", "top-p"]
 
@@ -23,6 +23,8 @@ class Serving:
         detokenising.
     top_p_start_s, top_p_s: choosing a token by top-p or top-k sorts the logits: per logit of the vocabulary
         once an iteration, and per logit of each sequence. Greedy choice needs neither.
+    transfer_s: from a decision to move pages until their arrival is noted, beyond the copies themselves.
+    padded: decodes attend together, each to as many tokens as the longest of them.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Serving:
     source: str
     sequence_s: float = 0.0
     rank_s: float = 0.0
+    transfer_s: float = 0.0
+    padded: bool = False
 
     def host_s(self, tp: int) -> tuple[float, float]:
         """Return seconds per iteration on `tp` GPUs that the GPU waits, without and with chunks."""
@@ -145,14 +149,43 @@ _SGLANG_05 = replace(
     ),
 )
 
+_SWIFTLLM = replace(
+    _VLLM_ENGINE,
+    name="swiftllm",
+    ahead=False,
+    idle_s=0.0,
+    top_p_start_s=0.0,
+    top_p_s=0.0,
+    source="NEO's engine; what its iterations take beyond kernels is in the layer times of the T4 and A10G profiles",
+)
+
 SERVING = {
     serving.name: serving
     for serving in (
         _VLLM, _VLLM_ENGINE, _VLLM_012, _VLLM_05, _VLLM_02, _TENSORRT_011, _TENSORRT_10, _SGLANG_05,
+        _SWIFTLLM,
     )
 }  # fmt: skip
 DEFAULT = _VLLM
 """vLLM with asynchronous scheduling, its default since 0.14."""
+
+
+def measured_serving(name: str, block: dict[str, Any]) -> Serving:
+    """Return our own engine as a profile's block `runtime` has it; an empty one takes no time."""
+    times = block.get("serving", {})
+    return replace(
+        _VLLM_ENGINE,
+        name=name,
+        ahead=False,
+        decode_s=float(times.get("decode_s", 0.0)),
+        mixed_s=float(times.get("mixed_s", 0.0)),
+        idle_s=0.0,
+        top_p_start_s=0.0,
+        top_p_s=0.0,
+        transfer_s=float(times.get("transfer_s", 0.0)),
+        padded=bool(block.get("padded", False)),
+        source=str(block.get("source", "not measured")),
+    )
 
 
 def load_serving(name: str) -> Serving:

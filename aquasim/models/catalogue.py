@@ -1,4 +1,4 @@
-"""Models known by name, with the shapes their authors published (config.json on the Hugging Face hub)."""
+"""Models known by name, with the shapes their authors published (config.json on the Hugging Face hub), and ours."""
 
 from aquasim.models.shape import Model
 
@@ -33,6 +33,8 @@ MODELS = {
             "OPT-30B", 48, 7168, 56, 56, 128, 28672, 50272, gated_mlp=False, tied_embeddings=True,
             max_position=2048, positions=2050, biases=True,
         ),
+        # Ours, for runs on any machine: nobody trained it. Llama's build and proportions, 13 million parameters.
+        Model("Llama-mini", 6, 384, 6, 2, 64, 1024, 8192, tied_embeddings=True, max_position=2048),
     )
 }  # fmt: skip
 

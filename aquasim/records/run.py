@@ -80,6 +80,8 @@ class Run:
         self.name = ", ".join(self.engines) if name is None else name
         self.log: list[tuple[int, Any]] | None = None
         """The first engine's events for replay, if they were recorded. Not stored in run folders."""
+        self.commands: list[Any] | None = None
+        """What it decided on them, where a real executor noted that."""
         self._summaries: dict[tuple[tuple[str, float], ...], dict[str, Any]] = {}
         self._tables = tables
         self._bounds = {

@@ -45,7 +45,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         "cached_tokens",
         "outcome",
     ),
-    "spans": ("request", "first_step", "last_step"),
+    "spans": ("request", "first_step", "last_step", "lane"),
     "steps": (
         "step",
         "start_ns",
@@ -83,7 +83,8 @@ class RunTables:
     """The records of one engine's run.
 
     `steps`: iteration j of a row lasts `first_ns + growth_ns * j`. `spans`: a request decodes in every step
-    with a batch from `first_step` to `last_step`. `tier` indexes `tiers`. `fetches`: an object (an adapter)
+    with a batch from `first_step` to `last_step`, on
+    the GPU (`lane` 0) or the host's cores (1). `tier` indexes `tiers`. `fetches`: an object (an adapter)
     came to the GPU from one of `SOURCES`. `work`: what an engine without requests made (images of a batch, a
     token of a long prompt), and the bytes it read from a peer or the host for it. `leases`: what this engine's
     GPUs (`donor` or `consumer`; -1: none in particular) lent or were lent, by `LEASE_EVENTS`. `memory`: the
@@ -101,17 +102,20 @@ class RunTables:
 
     def step(self, step: Step, start: int, a: int, b: int, iterations: int, s: "Scheduler") -> None:
         """A step ended after `iterations`."""
-        number, batch, context, _, _, _, chunks, _, _ = step
+        number, batch, context, _, _, _, chunks, _, _, host = step
         prefill = sum([chunk[2] for chunk in chunks]) if chunks else 0
         waiting = len(s.waiting) + len(s.newcomers)
         free, paged = s.pool.free, len(s.paged)
+        if host is not None:
+            batch += len(host.first) + len(host.second)
+            context += host.first_tokens + host.second_tokens
         self._steps(
             _STEP(number, start, a, b, iterations, batch, context, prefill, len(chunks), free, waiting, paged)
         )
 
-    def span(self, request: int, first: int, last: int) -> None:
-        """A request left the decode batch."""
-        self._spans(_SPAN(request, first, last))
+    def span(self, request: int, first: int, last: int, lane: int = 0) -> None:
+        """A request left the decode batch (lane 0), or stopped to decode on the host's cores (lane 1)."""
+        self._spans(_SPAN(request, first, last, lane))
 
     def chunk(self, step: int, chunk: Chunk) -> None:
         """A prefill chunk ran."""

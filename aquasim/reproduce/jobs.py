@@ -8,6 +8,8 @@ from functools import cache
 from itertools import product
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from aquasim.processes import processes
 from aquasim.scenario import ServerScenario, load_scenario
 from aquasim.scenario.server import place
@@ -28,12 +30,15 @@ class Job(NamedTuple):
 class Outcome:
     """What a claim may ask of a simulation: summaries, what paging took, and time lines if they were wanted.
 
+    `load[engine]`: NEO's metrics, mean seconds per output token from arrival to end without the first quarter of
+    the requests (`latency_s`), and prompt and output tokens over the whole time (`tokens_per_s`).
     `paging[engine]`: GB moved, seconds of transfers, preemptions. `series`: rows of `work`, `leases`, `memory` and
     requests' (arrival, TTFT) by engine.
     """
 
     summary: dict[str, Any]
     paging: dict[str, dict[str, float]]
+    load: dict[str, dict[str, float]]
     series: dict[str, Any]
 
     def tenant(self, name: str) -> dict[str, Any]:
@@ -82,7 +87,21 @@ def run_job(job: Job) -> Outcome:
         for path, value in changes.items():
             place(data, path.split("."), value)
         run = simulate_system(Plan.of(Scenario.model_validate(data)), job.system)
-    return Outcome(run.summary(), _paging(run), _series(run) if job.series else {})
+    return Outcome(run.summary(), _paging(run), _load(run), _series(run) if job.series else {})
+
+
+def _load(run: Any) -> dict[str, dict[str, float]]:
+    found = {}
+    for index, engine in enumerate(run.engines):
+        rows = run.columns("requests", index)
+        if not len(rows["request"]):
+            continue
+        late = np.argsort(rows["arrival_ns"], kind="stable")[len(rows["request"]) // 4 :]
+        each = (rows["finished_ns"] - rows["arrival_ns"]) / np.maximum(1, rows["output_tokens"]) / NS
+        tokens = float((rows["prompt_tokens"] + rows["output_tokens"]).sum())
+        seconds = float(rows["finished_ns"].max()) / NS
+        found[engine] = {"latency_s": float(each[late].mean()), "tokens_per_s": tokens / seconds}
+    return found
 
 
 def _paging(run: Any) -> dict[str, dict[str, float]]:

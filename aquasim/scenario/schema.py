@@ -37,6 +37,10 @@ class MachineTable(Table):
     """Memory lent by each donor."""
     host_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Pinned host memory for pages, per GPU."""
+    host_cores: Annotated[int, Field(ge=1)] | None = None
+    """Cores for decode attention on the host; the server's if left out."""
+    host_gbs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """GB/s that attention reads from host memory; the server's if left out."""
     profile: str | None = None
     """Hardware profile to use instead of the server's GPU: a name, or a path of a JSON file."""
 
@@ -173,7 +177,7 @@ class AdaptersTable(Table):
 class WorkloadTable(Table):
     """`[workload]`: a trace by `path`, a `stand_in` for one, or synthetic `arrivals`, `prompt` and `output`.
 
-    With `path` and `arrivals`, lengths come from the trace and times from the arrivals.
+    With `path` or `stand_in` and `arrivals`, lengths come from the trace and times from the arrivals.
     """
 
     path: Annotated[str, Field(min_length=1)] | None = None
@@ -196,6 +200,13 @@ class WorkloadTable(Table):
     adapters: AdaptersTable | None = None
 
 
+class EngineChanges(Table):
+    """`[systems.NAME.engine]`: limits of the engine that are this system's own."""
+
+    max_num_seqs: Positive | None = None
+    max_num_batched_tokens: Positive | None = None
+
+
 class SystemTable(Table):
     """`[systems.NAME]`: one system of a comparison."""
 
@@ -207,6 +218,7 @@ class SystemTable(Table):
     """Cost of gathering columns as in AQUA's release instead of a gather kernel's."""
     options: dict[str, Any] = Field(default_factory=dict)
     """The policy's options."""
+    engine: EngineChanges = EngineChanges()
 
 
 class SloTable(Table):

@@ -24,6 +24,7 @@ from aquasim.workload import (
     stand_in,
     synthetic,
 )
+from aquasim.workload.streams import stream
 
 
 def make_workload(table: schema.WorkloadTable, seed: int, block_size: int) -> Workload:
@@ -53,6 +54,8 @@ def _make(table: schema.WorkloadTable, seed: int, block_size: int) -> Workload:
         return _trace(table, arrivals, seed)
     if table.stand_in is not None:
         workload = stand_in(table.stand_in, table.requests or 1000, seed)
+        if arrivals is not None:
+            workload = workload.arriving(arrivals.times(len(workload), stream(seed, "arrivals")))
         return workload if table.rate_scale == 1 else workload.scaled(rate=table.rate_scale)
     if arrivals is None or table.prompt is None or table.output is None:
         raise UserError("workload: give path, stand_in, or all of arrivals, prompt and output")

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aquasim.core import Transfer
-from aquasim.hardware.cost import StepCost
 from aquasim.hardware.links import LinkKind
+from aquasim.hardware.steps import Steps
 from aquasim.models import Model
 from aquasim.sim.fabric import Done, Port
 from aquasim.sim.topology import Server
@@ -67,7 +67,7 @@ class PageCarrier:
     """Carries one engine's transfers: one flow per rank, through that rank's copy engine.
 
     `donors` are the GPUs, one per rank, whose memory each peer tier is; any other tier is each rank's host memory.
-    What migrates passes the donor's host link and copy engine.
+    What migrates passes the donor's host link and copy engine. A transfer takes `each_ns` before its first byte.
     """
 
     def __init__(
@@ -76,7 +76,8 @@ class PageCarrier:
         gpus: tuple[int, ...],
         donors: Mapping[str, tuple[int, ...]],
         layout: PageLayout,
-        cost: StepCost,
+        cost: Steps,
+        each_ns: int = 0,
     ) -> None:
         assert all(len(ranks) in (0, len(gpus)) for ranks in donors.values())
         self._server = server
@@ -84,6 +85,7 @@ class PageCarrier:
         self._donors = {tier: ranks for tier, ranks in donors.items() if ranks}
         self._layout = layout
         self._cost = cost
+        self._each_ns = each_ns
         self._load = 0.0
         self.shares: dict[str, list[tuple[int, float]]] = {}
         """Tiers that are partly at a donor, partly in host memory (AQUA's release): (GPU, share there) per rank."""
@@ -103,8 +105,14 @@ class PageCarrier:
             if waiting == 0:
                 done()
 
-        for rank in range(len(self._gpus)):
-            self._send(self._ways(transfer, rank, size), transfer.kind, landed)
+        def begin(_: object = None) -> None:
+            for rank in range(len(self._gpus)):
+                self._send(self._ways(transfer, rank, size), transfer.kind, landed)
+
+        if self._each_ns:
+            env.at(env.ns + self._each_ns, begin)
+        else:
+            begin()
 
     def _send(self, ways: list[Way], kind: str, landed: Done) -> None:
         """Take one way after the other."""

@@ -10,6 +10,7 @@ from aquasim.core import (
     Arrived,
     Chunk,
     Event,
+    Lanes,
     Reject,
     Released,
     Scheduler,
@@ -42,6 +43,14 @@ class Cost(Protocol):
 
     def timed(self, chunks: list[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
         """As `step`, and how many of those ns are bound by compute."""
+        ...
+
+
+class LaneTime(Protocol):
+    """How long steps with lanes take (`aquasim.hardware.lanes.LaneCost`)."""
+
+    def lanes(self, chunks: list[tuple[int, int]], batch: int, context: int, lanes: Lanes) -> int:
+        """Return the time of one iteration whose lanes are these, in integer nanoseconds."""
         ...
 
 
@@ -94,6 +103,7 @@ class Live:
         "cached",
         "finish",
         "first_token",
+        "hosted",
         "joined",
         "output",
         "prompt",
@@ -109,6 +119,8 @@ class Live:
         self.finish = -1
         """Decode iteration (counted from the start of the run) that generates its last token; -1: not decoding."""
         self.joined = 0
+        self.hosted = -2
+        """The last step in which it decoded on the host, while that run of steps goes on; else -2."""
         self.admitted = -1
         self.first_token = -1
         self.cached = 0
@@ -148,6 +160,8 @@ class Engine:
         idle_ns: int = 0,
         spared: float = 0.0,
         loader: Loader | None = None,
+        padded: bool = False,
+        lane_time: LaneTime | None = None,
     ) -> None:
         self.env = env
         self.scheduler = scheduler
@@ -157,6 +171,7 @@ class Engine:
         self._tables = tables
         self._carrier = carrier
         self._loader = loader
+        self._lane_time = lane_time
         self._loading = False
         """The step under way waits for its adapters."""
         self._on_gone = on_gone
@@ -182,6 +197,8 @@ class Engine:
         self._idle_ns = idle_ns
         self._spared = spared
         """Tokens of context that decodes need not wait for, per holder of a shared block beyond its first."""
+        self._padded = padded
+        """Decodes attend together, each to as many tokens as the longest of them."""
         self._cold = False
         """The engine was idle when the step was decided."""
         self._held: list[tuple[int, Arrived]] = []
@@ -343,7 +360,7 @@ class Engine:
         self._step = step
         self._late = False
         self._cold = self._end < self.env.ns
-        number, _, _, _, joined, left, _, after, preempted = step
+        number, _, _, _, joined, left, _, after, preempted, _ = step
         if left or joined or preempted:
             self._change_batch(number, left, joined, preempted)
         if not after or self._moving.isdisjoint(after):
@@ -362,6 +379,8 @@ class Engine:
                 self._tables.span(id, request.joined, number - 1)
         for id in joined:
             request = live[id]
+            if request.hosted >= 0:
+                self._end_span(id, request)
             request.finish = finish = tick + request.todo
             request.joined = number
             heappush(self._ends, (finish, id))
@@ -384,10 +403,16 @@ class Engine:
         """Start an iteration, or the run of iterations until something is bound to happen."""
         env = self.env
         self._start = now = env.ns
-        _, batch, context, n, _, _, chunks, _, _ = step
+        _, batch, context, n, _, _, chunks, _, _, host = step
         if self._spared and batch:
             context = max(batch, context - int(self.scheduler.pool.extra * self._spared))
-        if chunks:
+        if self._padded and batch:
+            context = batch * self._longest()
+        if host is not None:
+            assert self._lane_time is not None, "a step with lanes, but nobody knows how long it takes"
+            sizes = [(tokens, start) for _, start, tokens, _ in chunks]
+            a, b, n = self._lane_time.lanes(sizes, batch, context, host), 0, 1
+        elif chunks:
             sizes = [(tokens, start) for _, start, tokens, _ in chunks]
             if self._heat is None:
                 a = self._cost.step(sizes, batch, context)
@@ -418,6 +443,16 @@ class Engine:
         self._a, self._b, self._n, self._end = a, b, n, end
         self._done = env.at(end, self._finish)
 
+    def _longest(self) -> int:
+        """Return the tokens that the longest decoding request attends to, its newest one included."""
+        tick, longest = self._tick, 0
+        for request in self.live.values():
+            if request.finish >= 0:
+                length = request.prompt + request.output - (request.finish - tick)
+                if length > longest:
+                    longest = length
+        return longest
+
     def _next_end(self) -> int:
         """Return the iteration count at which the next decoder ends."""
         ends, live = self._ends, self.live
@@ -447,7 +482,7 @@ class Engine:
         now, step, n = env.ns, self._step, self._n
         assert step is not None
         self._step = None
-        number, batch, _, _, _, _, chunks, _, _ = step  # unpacked: attributes of named tuples are slow
+        number, batch, _, _, _, _, chunks, _, _, host = step  # unpacked: attributes of named tuples are slow
         finished = self._count_chunks(number, chunks, now) if chunks else []
         if batch:
             self._tick = tick = self._tick + n
@@ -459,6 +494,8 @@ class Engine:
                     request.finish = -1
                     tables.span(id, request.joined, number)
                     finished.append(id)
+        if host is not None:
+            finished += self._count_hosted(number, host)
         scheduler = self.scheduler
         tables.step(step, self._start, self._a, self._b, n, scheduler)
         done = _new(StepDone, (number, n, tuple(finished)))
@@ -502,6 +539,29 @@ class Engine:
                     finished.append(id)
         return finished
 
+    def _count_hosted(self, number: int, lanes: Lanes) -> list[int]:
+        """Count the tokens that the host made, and return whom they finished."""
+        finished = []
+        for id in lanes.first + lanes.second:
+            request = self.live.get(id)
+            if request is None:
+                continue
+            if request.hosted != number - 1:
+                self._end_span(id, request)
+                request.joined = number
+            request.hosted = number
+            request.todo -= 1
+            if request.todo == 0:
+                self._end_span(id, request)
+                finished.append(id)
+        return finished
+
+    def _end_span(self, id: int, request: Live) -> None:
+        """Close the run of steps in which a request decoded on the host."""
+        if request.hosted >= 0:
+            self._tables.span(id, request.joined, request.hosted, 1)
+            request.hosted = -2
+
     def _end_aborted(self, number: int) -> None:
         """Account for the requests that were aborted while the step ran: the iteration under way was theirs too."""
         for id in self._aborts:
@@ -516,6 +576,8 @@ class Engine:
 
     def _gone(self, id: int, outcome: Outcome, reason: str = "") -> None:
         request = self.live.pop(id)
+        if request.hosted >= 0:
+            self._end_span(id, request)
         self._tables.request(id, request, self.env.ns, outcome, reason)
         if self._loader is not None:
             self._loader.gone(id)

@@ -8,9 +8,14 @@ from aquasim.core import Limits, Scheduler, make_policy
 from aquasim.core.policies.base import Policy
 from aquasim.errors import UserError
 from aquasim.hardware.cost import SHARED_SAVING, StepCost
+from aquasim.hardware.host import Host
+from aquasim.hardware.lanes import LaneCost
+from aquasim.hardware.local import ENGINE, as_stored, check_model
 from aquasim.hardware.memory import GIB, kv_blocks
 from aquasim.hardware.profile import Profile
-from aquasim.hardware.serving import Serving, load_serving
+from aquasim.hardware.rates import RateCost
+from aquasim.hardware.serving import Serving, load_serving, measured_serving
+from aquasim.hardware.steps import EngineCost, Steps
 from aquasim.hardware.throttle import Heat
 from aquasim.models import Model, load_model
 from aquasim.records.tables import RunTables
@@ -69,14 +74,19 @@ class Llm:
         workload_table: WorkloadTable,
         seed: int,
         where: str = "",
+        model: Model | None = None,
     ) -> "Llm":
-        """Resolve names, sizes and the workload.
+        """Resolve names, sizes and the workload; `model` stands in for the one that `model_table` names.
 
         Raises:
             UserError: a name is unknown, the model does not fit, or the workload is faulty.
             ValueError: the same, said by a part that knows no scenario.
         """
-        tp, model = model_table.tp, load_model(model_table.name)
+        tp, model = model_table.tp, model or load_model(model_table.name)
+        own = profile.blocks.get("runtime", {}) if engine.version == ENGINE else None
+        if own:
+            check_model(profile, model)
+            model = as_stored(model, own["itemsize"])
         if len(gpus) != tp:
             raise UserError(f"{where}gpus names {len(gpus)} GPUs, model.tp is {tp}; give one per rank")
         fitting = kv_blocks(
@@ -112,9 +122,8 @@ class Llm:
                 f"{where}engine.block_size is {engine.block_size}, but the workload's prefix hashes stand for"
                 f" {workload.prefix_block} tokens each; with prefix_caching the block size must divide that"
             )
-        serving = load_serving(engine.version).with_overheads(
-            engine.decode_overhead_s, engine.mixed_overhead_s
-        )
+        version = load_serving(engine.version) if own is None else measured_serving(ENGINE, own)
+        serving = version.with_overheads(engine.decode_overhead_s, engine.mixed_overhead_s)
         return cls(profile, model, tp, gpus, engine, workload, blocks, longest, serving, where)
 
     @property
@@ -153,8 +162,14 @@ class Llm:
             max_repeat=1 << 30 if fused else 1,
         )
 
-    def cost(self, limits: Limits) -> StepCost:
+    def cost(self, limits: Limits) -> Steps:
         """Return what iterations cost; prompts that are not chunked may exceed the budget of tokens."""
+        if self.serving.name == ENGINE:
+            host = self.serving.decode_s, self.serving.mixed_s
+            block = self.profile.blocks["runtime"]
+            return EngineCost(block["step"], (round(host[0] * 1e9), round(host[1] * 1e9)))
+        if "rates" in self.profile.blocks:
+            return self._rated()
         longest = limits.max_model_len if limits.prefill == "prompt-only" else 0
         most = max(limits.max_num_batched_tokens, longest) + limits.max_num_seqs
         sampling = self.engine.sampling
@@ -162,6 +177,29 @@ class Llm:
             return StepCost(self.profile, self.model, self.tp, most, serving=self.serving, sampling=sampling)
         except ValueError as error:
             raise UserError(f"{self.where}{error}") from None
+
+    def _rated(self) -> RateCost:
+        try:
+            return RateCost(self.profile, self.model, self.tp)
+        except ValueError as error:
+            raise UserError(f"{self.where}{error}") from None
+
+    def lane_cost(self, cost: Steps, host: Host | None, where: str) -> LaneCost:
+        """Return what iterations with lanes cost on a host.
+
+        Raises:
+            UserError: nothing is known of the host, or of the layers of the GPU's iterations.
+        """
+        if host is None:
+            raise UserError(
+                f"{where}: decode attention on the host, but nothing is known of this server's processor"
+            )
+        if not isinstance(cost, StepCost | RateCost):
+            raise UserError(
+                f"{where}: lanes need times of layers, which profile {self.profile.name} does not have"
+            )
+        kv_bytes = self.model.kv_bytes_per_token_gpu(self.tp) * self.tp // self.model.layers
+        return LaneCost(cost, host, kv_bytes, self.profile.links["pcie_d2h"].bandwidth * self.tp)
 
     def policy(self, choice: Choice, where: str) -> Policy:
         """Make the policy; `where` names its table in errors."""
@@ -174,23 +212,24 @@ class Llm:
         return policy
 
     def carrier(
-        self, server: Server, choice: Choice, donors: Mapping[str, tuple[int, ...]], cost: StepCost
+        self, server: Server, choice: Choice, donors: Mapping[str, tuple[int, ...]], cost: Steps
     ) -> PageCarrier:
         """Return what moves its pages; `donors` are the GPUs, one per rank, whose memory each peer tier is."""
         size = self.engine.block_size
         layout = PageLayout.of(self.model, self.tp, size, choice.copies, choice.released)
-        return PageCarrier(server, self.gpus, donors, layout, cost)
+        return PageCarrier(server, self.gpus, donors, layout, cost, round(self.serving.transfer_s * 1e9))
 
     def build(
         self,
         env: Clock,
         scheduler: Scheduler,
-        cost: StepCost,
+        cost: Steps,
         carrier: PageCarrier | None,
         tables: RunTables,
         source: Source,
         record_events: bool = False,
         loader: Loader | None = None,
+        lane_time: LaneCost | None = None,
     ) -> Engine:
         """Put an engine together that runs the scheduler's decisions and tells `source` who left."""
         serving, throttle = self.serving, self.profile.throttle
@@ -207,6 +246,8 @@ class Llm:
             idle_ns=round(serving.idle_s * 1e9),
             spared=self.engine.block_size * SHARED_SAVING if self.engine.prefix_caching else 0.0,
             loader=loader,
+            padded=serving.padded,
+            lane_time=lane_time,
         )
 
     def source(self, env: Clock) -> Source:

@@ -1,15 +1,20 @@
 """From a scenario to a run: builds one server, engine and workload, and lets time pass."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from aquasim.core import Limits, Scheduler
+from aquasim.core import POLICIES, Limits, Scheduler, lanes
 from aquasim.core.policies.base import Policy
 from aquasim.errors import UserError
 from aquasim.hardware.coverage import unmeasured
+from aquasim.hardware.host import HOSTS, Host
+from aquasim.hardware.lanes import LaneCost
+from aquasim.hardware.local import DEVICES, ENGINE, LOCAL, load_cached
 from aquasim.hardware.memory import GIB
 from aquasim.hardware.profile import Profile, load_profile
+from aquasim.hardware.steps import Steps
+from aquasim.models import Model, load_model
 from aquasim.records.run import Run
 from aquasim.records.tables import RunTables
 from aquasim.scenario.schema import MachineTable, Scenario, SystemTable
@@ -32,26 +37,30 @@ class Plan:
     llm: Llm
 
     @classmethod
-    def of(cls, scenario: Scenario) -> "Plan":
-        """Resolve names, sizes and the workload.
+    def of(cls, scenario: Scenario, profile: Profile | None = None, model: Model | None = None) -> "Plan":
+        """Resolve names, sizes and the workload; with `profile` and `model` instead of the scenario's.
 
         Raises:
             UserError: a name is unknown, the model does not fit, or the workload is faulty.
         """
         try:
-            return cls._of(scenario)
+            return cls._of(scenario, profile, model)
         except UserError:
             raise
         except ValueError as error:
             raise UserError(str(error)) from None
 
     @classmethod
-    def _of(cls, scenario: Scenario) -> "Plan":
-        topology, profile = find_server(scenario.machine.server, scenario.machine.profile)
+    def _of(cls, scenario: Scenario, profile: Profile | None, model: Model | None) -> "Plan":
+        if profile is None and scenario.machine.server == LOCAL and scenario.machine.profile is None:
+            profile = local_profile(scenario)
+        topology, profile = find_server(scenario.machine.server, profile or scenario.machine.profile)
         _check_machine(scenario, topology, profile)
         machine = scenario.machine
         gpus = machine.gpus if machine.gpus is not None else tuple(range(scenario.model.tp))
-        llm = Llm.of(profile, scenario.model, gpus, scenario.engine, scenario.workload, scenario.seed)
+        llm = Llm.of(
+            profile, scenario.model, gpus, scenario.engine, scenario.workload, scenario.seed, model=model
+        )
         return cls(scenario, topology, profile, llm)
 
     @property
@@ -62,11 +71,25 @@ class Plan:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the results ought to know: of the workload, and of kernels nobody measured."""
+        if self.llm.serving.name == ENGINE:  # measured as a whole, with this very model
+            return self.workload.notes
         return (*self.workload.notes, *unmeasured(self.profile, self.llm.model, self.llm.tp))
 
 
-def find_server(name: str, profile_name: str | None) -> tuple[Topology, Profile]:
-    """Return a server's topology and its GPUs' profile, or `profile_name`'s.
+def local_profile(scenario: Scenario) -> Profile:
+    """Return what was measured of this machine with a scenario's model; UserError where nothing was."""
+    model = load_model(scenario.model.name)
+    found = next((each for each in (load_cached(model, device) for device in DEVICES) if each), None)
+    if found is None:
+        raise UserError(
+            f"machine.server is {LOCAL!r}, and this machine was not measured with {model.name} yet:"
+            " `aquasim calibrate --scenario NAME` does that (under a minute)"
+        )
+    return found
+
+
+def find_server(name: str, given: Profile | str | None) -> tuple[Topology, Profile]:
+    """Return a server's topology and its GPUs' profile, or the one that is given, itself or by name.
 
     Raises:
         UserError: one of them is unknown, or the profile lacks a link that the server has.
@@ -74,7 +97,11 @@ def find_server(name: str, profile_name: str | None) -> tuple[Topology, Profile]
     if name not in TOPOLOGIES:
         raise UserError(f"machine.server is {name!r}; known: {', '.join(TOPOLOGIES)}")
     topology = TOPOLOGIES[name]
-    profile = load_profile(profile_name or topology.gpu)
+    if name == LOCAL and given is None:
+        raise UserError(
+            f"machine.server is {LOCAL!r}: give machine.profile, one that aquasim calibrate wrote"
+        )
+    profile = given if isinstance(given, Profile) else load_profile(given or topology.gpu)
     if lacking := topology.missing(profile):
         raise UserError(
             f"machine.profile: {profile.name} has no {' and no '.join(lacking)}, which {topology.name} needs"
@@ -119,11 +146,14 @@ def simulate_system(
     policy = llm.policy(system, f"systems.{name}")
     limits = system_limits(plan, system, fused)
     cost = llm.cost(limits)
+    lane_time = _lanes(plan, cost, limits, policy, f"systems.{name}")
     donors = {"peer": plan.scenario.machine.donors}
     carrier = llm.carrier(server, system, donors, cost) if limits.tiers else None
     tables = RunTables()
     source = llm.source(env)
-    engine = llm.build(env, Scheduler(limits, policy), cost, carrier, tables, source, record_events)
+    engine = llm.build(
+        env, Scheduler(limits, policy), cost, carrier, tables, source, record_events, lane_time=lane_time
+    )
     source.start(engine)
     _advance(env, plan.workload, source, progress)
     assert not engine.live, f"requests never ended: {list(engine.live)[:5]}"
@@ -132,9 +162,40 @@ def simulate_system(
     return run
 
 
+def _lanes(plan: Plan, cost: Steps, limits: Limits, policy: Policy, where: str) -> LaneCost | None:
+    """Return what iterations with lanes cost, and tell the policy what to expect; None where it has none."""
+    if policy.lanes is None:
+        return None
+    try:
+        lanes.check(limits, policy)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from None
+    if not policy.lanes.host:
+        return None
+    found = plan.llm.lane_cost(cost, _host(plan), where)
+    policy.predictor = found.predictor(limits)
+    return found
+
+
+def _host(plan: Plan) -> Host | None:
+    """Return the server's processor, with the cores and the bandwidth that the scenario gives it."""
+    machine = plan.scenario.machine
+    if not plan.topology.host:
+        return None
+    gbs = machine.host_gbs
+    return HOSTS[plan.topology.host].changed(machine.host_cores, None if gbs is None else gbs * 1e9)
+
+
 def system_limits(plan: Plan, system: SystemTable, fused: bool = True) -> Limits:
     """Return the limits of one system's engine."""
-    return plan.llm.limits(system.policy, _tiers(plan, system), fused)
+    limits = plan.llm.limits(system.policy, _tiers(plan, system), fused)
+    changes = system.engine.model_dump(exclude_none=True)
+    rules = POLICIES[system.policy].lanes if system.policy in POLICIES else None
+    if rules is not None and rules.host:  # a layer more, that prompts bound for the host are staged in
+        depth = plan.llm.model.layers
+        changes["blocks"] = blocks = limits.blocks * depth // (depth + 1)
+        changes["max_model_len"] = min(limits.max_model_len, blocks * limits.block_size)
+    return replace(limits, **changes) if changes else limits
 
 
 def _tiers(plan: Plan, system: SystemTable) -> tuple[tuple[str, int], ...]:
@@ -184,6 +245,7 @@ def _meta(
         "max_model_len": limits.max_model_len,
         "profile": plan.profile.name,
         "model": llm.model.name,
+        "predictor": policy.predictor.as_json() if policy.predictor is not None else None,
         "seed": plan.scenario.seed,
         "workload": plan.workload.name,
         "requests": len(plan.workload),

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from aquasim.hardware.links import LinkKind
+from aquasim.hardware.local import LOCAL
 from aquasim.hardware.profile import Profile
 from aquasim.sim.clock import Clock
 from aquasim.sim.fabric import CopyEngine, Fabric, Port
@@ -26,6 +27,8 @@ class Topology:
     numa: int
     copy_engines: int = 1
     """Copies in flight per GPU and direction."""
+    host: str = ""
+    """Its processor, by a name in `aquasim.hardware.host`; empty: nothing is known of it."""
 
     def missing(self, profile: Profile) -> list[str]:
         """Return the links this server has and `profile` does not know."""
@@ -40,15 +43,20 @@ class Topology:
 TOPOLOGIES = {
     topology.name: topology
     for topology in (
-        Topology("8xH100", "h100", 8, "nvswitch", 2),
+        Topology("8xH100", "h100", 8, "nvswitch", 2, host="h100-node"),
         Topology("8xH200", "h200", 8, "nvswitch", 2),
         Topology("8xA100", "a100", 8, "nvswitch", 2),
         Topology("2xA100-pair", "a100", 2, "nvlink", 1),
-        Topology("1xH100", "h100", 1, "pcie", 1),
+        Topology("1xH100", "h100", 1, "pcie", 1, host="h100-node"),
         Topology("1xA100", "a100", 1, "pcie", 1),
         Topology("4xL40S", "l40s", 4, "pcie", 2),
         Topology("1xRTX4090", "rtx4090", 1, "pcie", 1),
         Topology("1xRTXPRO6000", "rtxpro6000", 1, "pcie", 1),
+        Topology("2xH100", "h100", 2, "nvswitch", 1, host="h100-node"),
+        Topology("g4dn.4xlarge", "t4", 1, "pcie", 1, host="g4dn.4xlarge"),
+        *(Topology(f"g5.{n}xlarge", "a10g", 1, "pcie", 1, host=f"g5.{n}xlarge") for n in (2, 4, 8, 16)),
+        # The machine at hand: its processor or GPU is GPU 0, and GPU 1 is what lends memory to it.
+        Topology(LOCAL, LOCAL, 2, "nvswitch", 1),
     )
 }
 

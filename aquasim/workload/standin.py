@@ -3,7 +3,8 @@
 They resemble the trace's lengths, rate, burstiness and, for Mooncake, prefix reuse; they are not the trace,
 and their notes say so. The quantiles below were measured on the published files:
 Azure/AzurePublicDataset, AzureLLMInferenceTrace_{code,conv}.csv (2023, CC-BY-4.0; 8,819 and 19,366 requests),
-and kvcache-ai/Mooncake, conversation_trace.jsonl (Apache-2.0; 12,031 requests).
+kvcache-ai/Mooncake, conversation_trace.jsonl (Apache-2.0; 12,031 requests),
+and NEO-MLSys25/NEO, evaluation/data (Apache-2.0; the 2,000 lengths of its OSC workload, which has no times).
 """
 
 from typing import NamedTuple
@@ -29,6 +30,10 @@ _CONVERSATION_OUTPUT = (7, 16, 41, 54, 77, 91, 103, 129, 177, 384, 400, 424, 451
     954, 1000, 1000)
 _CONVERSATION_GAP = (2e-6, 5.5e-4, .00632, .01614, .03652, .06072, .08725, .1184, .1587, .2136, .2888,
     .4207, .5652, .7493, .8897, 1.034, 1.171, 1.249, 1.411, 2.005, 4.315)
+
+_OSC_PROMPT = (29, 174, 201, 232, 274, 307, 339, 371, 407, 441, 475, 514, 536, 551, 555, 559, 562, 565, 567, 580,
+    589)
+_OSC_OUTPUT = (15, 25, 33, 35, 38, 40, 43, 45, 47, 50, 53, 56, 59, 62, 65, 73, 80, 88, 92, 111, 129)
 
 _MOONCAKE_FIRST = (891, 894, 897, 905, 1092, 1757, 3913, 5264, 7418, 10770, 15870, 25560, 38490, 67130,
     89870, 111600, 116100, 118500, 121200, 124200, 126200)
@@ -57,7 +62,7 @@ _AZURE = {
     "azure-conversation": _Azure(5.530, _CONVERSATION_GAP, _CONVERSATION_PROMPT, _CONVERSATION_OUTPUT),
 }
 
-STAND_INS = (*_AZURE, "mooncake-conversation")
+STAND_INS = (*_AZURE, "mooncake-conversation", "osc")
 """The kinds that `stand_in` knows."""
 
 _MOONCAKE_RATE = 3.401
@@ -76,6 +81,7 @@ def stand_in(kind: str, n: int, seed: int = 0) -> Workload:
     turn's blocks and adds new ones; every request shares one first block, as in the trace. With a cache that
     forgets nothing, 36.6 % of the trace's blocks are found there (28.9 % in the first 2,000 requests); here
     36.6 % in 12,031 requests and 27 % in 2,000, averages over seeds with standard deviations of 0.5 and 1 %.
+    osc: lengths only (prompts of 372 tokens, outputs of 45 on average), all at time 0: give arrivals.
     Raises ValueError when `kind` is unknown or `n` < 1.
     """
     if kind not in STAND_INS:
@@ -85,6 +91,10 @@ def stand_in(kind: str, n: int, seed: int = 0) -> Workload:
     notes = (f"synthetic stand-in, not the trace: {kind}, seed {seed}",)
     if kind in _AZURE:
         return _azure(_AZURE[kind], n, seed, kind, notes)
+    if kind == "osc":
+        prompt = Quantiles(_LEVELS, _OSC_PROMPT).sample(n, stream(seed, "prompt"))
+        output = Quantiles(_LEVELS, _OSC_OUTPUT).sample(n, stream(seed, "output"))
+        return Workload(np.zeros(n, np.int64), prompt, output, name=kind, notes=notes)
     return _mooncake(n, seed, kind, notes)
 
 

@@ -129,6 +129,10 @@ class Workload:
             return self
         return replace(self, arrival=_whole("arrival", np.rint(self.arrival / rate), 0))
 
+    def arriving(self, times: ArrayLike) -> Self:
+        """Return the workload with other arrival times (ns), one per request, in order."""
+        return replace(self, arrival=_whole("arrival", times, 0))
+
     def _rows(self, index: NDArray[np.intp]) -> Self:
         """Return the rows at `index`, which is ascending."""
         return replace(

@@ -28,25 +28,46 @@ def reason() -> str | None:
     kind = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED
     try:
         with cuda.on(0, "asking the GPU"):
-            return None if _call("cuDeviceGetAttribute", kind, 0) else "this GPU exports no file descriptors"
+            return None if call("cuDeviceGetAttribute", kind, 0) else "this GPU exports no file descriptors"
     except ArenaError as error:
         return str(error)
 
 
 def allocate(nbytes: int, place: int | str | None) -> Memory:
     """Make `nbytes` bytes of GPU memory, rounded up to the GPU's granularity (2 MiB), on the GPU `place`."""
-    driver, index = _driver(), cuda.index_of(0 if place is None else place)
-    wanted = driver.CUmemAllocationProp()
-    wanted.type = driver.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
-    wanted.requestedHandleTypes = _fd_kind()
-    wanted.location = _location(index)
+    index = cuda.index_of(0 if place is None else place)
+    step = granularity(index)
+    nbytes = -(-nbytes // step) * step
     with cuda.on(index, f"allocating {nbytes} bytes"):
-        minimum = driver.CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
-        step = int(_call("cuMemGetAllocationGranularity", wanted, minimum))
-        nbytes = -(-nbytes // step) * step
-        memory = Mapped(_call("cuMemCreate", nbytes, wanted, 0), nbytes, base.uuid_of(index), index)
+        memory = Mapped(call("cuMemCreate", nbytes, wanted(index), 0), nbytes, base.uuid_of(index), index)
     memory.zero(0, nbytes)
     return memory
+
+
+def granularity(place: int | str | None) -> int:
+    """Return the bytes that allocations on a GPU are multiples of; raises ArenaError."""
+    index = cuda.index_of(0 if place is None else place)
+    minimum = _driver().CUmemAllocationGranularity_flags.CU_MEM_ALLOC_GRANULARITY_MINIMUM
+    with cuda.on(index, "asking the GPU"):
+        return int(call("cuMemGetAllocationGranularity", wanted(index), minimum))
+
+
+def wanted(index: int) -> Any:
+    """Return the properties of memory on a GPU that can be shared by file descriptor."""
+    driver = _driver()
+    found = driver.CUmemAllocationProp()
+    found.type = driver.CUmemAllocationType.CU_MEM_ALLOCATION_TYPE_PINNED
+    found.requestedHandleTypes = _fd_kind()
+    found.location = _location(index)
+    return found
+
+
+def export(allocation: Any, index: int) -> int:
+    """Return a new file descriptor for an allocation, which children do not inherit."""
+    with cuda.on(index, "exporting memory"):
+        fd = int(call("cuMemExportToShareableHandle", allocation, _fd_kind(), 0))
+    os.set_inheritable(fd, False)
+    return fd
 
 
 def attach(handle: Handle, device: int | str | None) -> Memory:
@@ -55,7 +76,7 @@ def attach(handle: Handle, device: int | str | None) -> Memory:
         raise ArenaError("this handle has no file descriptor, or was closed")
     index = cuda.index_of(0 if device is None else device)
     with cuda.on(index, "mapping memory"):
-        imported = _call("cuMemImportFromShareableHandle", handle.fd, _fd_kind())
+        imported = call("cuMemImportFromShareableHandle", handle.fd, _fd_kind())
         return Mapped(imported, handle.nbytes, handle.device, index)
 
 
@@ -65,20 +86,17 @@ class Mapped(Memory):
     def __init__(self, allocation: Any, nbytes: int, device: str, index: int) -> None:
         self.nbytes, self.device, self._index, self._allocation = nbytes, device, index, allocation
         with ExitStack() as undo:
-            undo.callback(_call, "cuMemRelease", allocation)
-            self.ptr = int(_call("cuMemAddressReserve", nbytes, 0, 0, 0))
-            undo.callback(_call, "cuMemAddressFree", self.ptr, nbytes)
-            _call("cuMemMap", self.ptr, nbytes, 0, allocation, 0)
-            undo.callback(_call, "cuMemUnmap", self.ptr, nbytes)
-            _call("cuMemSetAccess", self.ptr, nbytes, [_access(index)], 1)
+            undo.callback(call, "cuMemRelease", allocation)
+            self.ptr = int(call("cuMemAddressReserve", nbytes, 0, 0, 0))
+            undo.callback(call, "cuMemAddressFree", self.ptr, nbytes)
+            call("cuMemMap", self.ptr, nbytes, 0, allocation, 0)
+            undo.callback(call, "cuMemUnmap", self.ptr, nbytes)
+            call("cuMemSetAccess", self.ptr, nbytes, [access(index)], 1)
             self._undo = undo.pop_all()
 
     def share(self) -> tuple[str, int | None]:
         """See Memory."""
-        with cuda.on(self._index, "exporting memory"):
-            fd = int(_call("cuMemExportToShareableHandle", self._allocation, _fd_kind(), 0))
-        os.set_inheritable(fd, False)
-        return "", fd
+        return "", export(self._allocation, self._index)
 
     def zero(self, offset: int, nbytes: int) -> None:
         """See Memory."""
@@ -94,7 +112,7 @@ def _driver() -> Any:
     return import_module("cuda.bindings.driver")
 
 
-def _call(name: str, *words: Any) -> Any:
+def call(name: str, *words: Any) -> Any:
     """Call a driver function; return its value, raise ArenaError with the error's name and a hint."""
     driver = _driver()
     status, *values = getattr(driver, name)(*words)
@@ -114,8 +132,9 @@ def _location(index: int) -> Any:
     return place
 
 
-def _access(index: int) -> Any:
-    access = _driver().CUmemAccessDesc()
-    access.location = _location(index)
-    access.flags = _driver().CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
-    return access
+def access(index: int) -> Any:
+    """Return the word that lets a GPU read and write what is mapped."""
+    found = _driver().CUmemAccessDesc()
+    found.location = _location(index)
+    found.flags = _driver().CUmemAccess_flags.CU_MEM_ACCESS_FLAGS_PROT_READWRITE
+    return found

@@ -3,13 +3,13 @@
 import logging
 import os
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from aquasim.core.leases import Donate, Donor, Extent, Message, Process, Reclaim, Regained, Scrub, Scrubbed
-from aquasim.runtime.arenas import Handle, encode
+from aquasim.runtime.arenas import Arena, Handle, encode
 from aquasim.runtime.coordinator import LeaseError, codec, default_socket, identity
 from aquasim.runtime.coordinator.link import Link
 from aquasim.runtime.coordinator.wire import Handed, Share, Welcome
@@ -106,6 +106,32 @@ class DonorClient:
                 self._next += 1
             self._link.post(Donate(tuple(extents)))
         return sum(size for _, size in extents)
+
+    def lend(self, arenas: Sequence[Arena], back: Callable[[Arena], object]) -> None:
+        """Lend memory of somebody else's, an extent per arena, that its owner has no mapping of and no use for.
+
+        It is scrubbed first, in the client's thread, and then counts as donated. `back(arena)` is called there too,
+        once it was reclaimed, nobody else maps it, and it was scrubbed again; before `regained`. Raises LeaseError
+        for too many extents and before `start` or after `close`.
+        """
+        self._link.require()
+        self._room_for(len(arenas))
+        self._link.call(self._work, lambda: self._offer(arenas, back), lambda _: None)
+
+    def _offer(self, arenas: Sequence[Arena], back: Callable[[Arena], object]) -> None:
+        try:
+            for arena in arenas:
+                arena.scrub()
+        except BaseException:  # nobody gets what was not scrubbed
+            for arena in arenas:
+                back(arena)
+            raise
+        extents = []
+        for arena in arenas:
+            self._slabs.add(Extent(self.me, self._next), arena, back)
+            extents.append((self._next, arena.nbytes))
+            self._next += 1
+        self._link.post(Donate(tuple(extents)))
 
     def _room_for(self, more: int) -> None:
         with self._memory:

@@ -1,5 +1,6 @@
 """A donor's arenas, one per extent, and whom each was handed to. Used by one thread at a time."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from aquasim.core.leases import Extent
@@ -17,6 +18,8 @@ class Slab:
     epoch: int = 0
     tokens: list[str] = field(default_factory=list)
     """Exports under that epoch."""
+    back: Callable[[Arena], object] | None = None
+    """Who has the memory when it is nobody's here any more; None: the system."""
 
 
 def allocate(backend: str, place: int | str | None, sizes: list[int]) -> list[Arena]:
@@ -52,9 +55,9 @@ class Slabs:
     def __len__(self) -> int:
         return len(self._slabs)
 
-    def add(self, extent: Extent, arena: Arena) -> None:
-        """Keep the memory of a new extent."""
-        self._slabs[extent] = Slab(arena)
+    def add(self, extent: Extent, arena: Arena, back: Callable[[Arena], object] | None = None) -> None:
+        """Keep the memory of a new extent, all zeros; `back` gets it once it is released."""
+        self._slabs[extent] = Slab(arena, back=back)
 
     def hand(self, extent: Extent, epoch: int) -> Handle:
         """Return a new handle for the holder of `epoch`, to be closed; scrubs first if this is a new holder.
@@ -80,21 +83,28 @@ class Slabs:
         slab.epoch = 0
 
     def release(self, extent: Extent) -> int:
-        """Give the memory of an extent that nobody holds back to the system; returns its bytes.
+        """Give the memory of an extent that nobody holds back to the system, or to whose it is; returns its bytes.
 
-        Host memory is zeroed by the kernel before anybody has it again, GPU memory in the same process is not.
+        Host memory is zeroed by the kernel before anybody has it again; GPU memory in the same process is not, and
+        neither is memory that somebody goes on using.
         """
         slab = self._slabs.pop(extent)
         self._end(slab)
-        if slab.epoch and slab.arena.device != "cpu":
+        if slab.epoch and (slab.back is not None or slab.arena.device != "cpu"):
             slab.arena.scrub()
         nbytes = slab.arena.nbytes
-        slab.arena.close()
+        if slab.back is None:
+            slab.arena.close()
+        else:
+            slab.back(slab.arena)
         return nbytes
 
     def close(self, *, force: bool) -> None:
         """Close all, which nobody holds: unless forced, by somebody who knows that the holders are dead."""
         for extent in list(self._slabs):
+            if self._slabs[extent].back is not None:
+                self.release(extent)
+                continue
             self._end(self._slabs[extent])
             self._slabs[extent].arena.close(force=force)
             del self._slabs[extent]

@@ -47,6 +47,8 @@ class DecodeBatch:
         """Its position: how many tokens of the row are computed."""
         self.tables = Column((capacity, max_blocks), torch.int32, device, idle)
         """Block numbers, in order."""
+        self.adapters = Column((capacity,), torch.int64, device, -1)
+        """Slot of each row's LoRA adapter; -1: none."""
         self._lengths = np.zeros(capacity, np.int64)
         self._temperature = np.zeros(capacity, np.float64)
         self._top_k = np.zeros(capacity, np.int64)
@@ -62,9 +64,12 @@ class DecodeBatch:
         return self.count
 
     def join(
-        self, id: int, token: int, position: int, blocks: Sequence[int], sampling: Sampling = GREEDY
-    ) -> None:
+        self, id: int, token: int, position: int, blocks: Sequence[int], sampling: Sampling = GREEDY,
+        adapter: int = -1,
+    ) -> None:  # fmt: skip
         """Add a sequence: its newest token, that token's position, and its blocks, which may reach further.
+
+        `adapter` is the slot of its LoRA adapter (-1: none).
 
         Raises ValueError for an id that is in, a full batch, too many blocks or too few for the position.
         """
@@ -76,6 +81,7 @@ class DecodeBatch:
         self.tokens.host[row] = token
         self.positions.host[row] = position
         self.tables.host[row, : len(blocks)] = blocks
+        self.adapters.host[row] = adapter
         self._lengths[row] = len(blocks)
         self._temperature[row], self._top_k[row] = sampling.temperature, sampling.top_k
         self._top_p[row], self._seed[row] = sampling.top_p, sampling.seed
@@ -95,6 +101,7 @@ class DecodeBatch:
             self._touch(row)
         self.tokens.host[last] = self.positions.host[last] = 0
         self.tables.host[last] = self.idle
+        self.adapters.host[last] = -1
         self._lengths[last] = self._temperature[last] = 0
         self._touch(last)
 
@@ -107,6 +114,15 @@ class DecodeBatch:
         self.tables.host[row, length] = block
         self._lengths[row] = length + 1
         self._touch(row)
+
+    def readdress(self, moved: dict[int, int]) -> None:
+        """Follow blocks whose bytes were moved to other numbers: old numbers to new ones."""
+        numbers = np.arange(self.idle + 1, dtype=np.int32)
+        numbers[list(moved)] = list(moved.values())
+        self.tables.host[: self.count] = numbers[self.tables.host[: self.count]]
+        if self.count:
+            self._touch(0)
+            self._touch(self.count - 1)
 
     def token(self, id: int) -> tuple[int, int]:
         """Return a sequence's newest token and its position; KeyError for an id that is not in."""
@@ -141,6 +157,7 @@ class DecodeBatch:
         rows = max(n, last)
         self.tokens.upload(0, rows)
         self.positions.upload(0, rows)
+        self.adapters.upload(first, last)
         self._dirty = [self.capacity, 0]
 
     def advance(self, tokens: npt.NDArray[np.int64]) -> None:
@@ -155,12 +172,13 @@ class DecodeBatch:
         assert all(self.ids[row] == id for id, row in self._row.items())
         assert (self.tables.host[self.count :] == self.idle).all()
         assert not self.positions.host[self.count :].any()
+        assert (self.adapters.host[self.count :] == -1).all()
         assert not self._temperature[self.count :].any()
 
     def _columns(self) -> tuple[npt.NDArray[Any], ...]:
         return (
-            self.tokens.host, self.positions.host, self.tables.host, self._lengths, self._temperature,
-            self._top_k, self._top_p, self._seed,
+            self.tokens.host, self.positions.host, self.tables.host, self.adapters.host, self._lengths,
+            self._temperature, self._top_k, self._top_p, self._seed,
         )  # fmt: skip
 
     def _touch(self, row: int) -> None:

@@ -1,18 +1,26 @@
 """The forward pass: everything but attention, the cache's bookkeeping and the choice of tokens."""
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch.nn.functional import embedding, linear, pad, rms_norm, silu
 
 from aquasim.runtime.engine.attention import Attend
 from aquasim.runtime.engine.config import LlamaConfig
+from aquasim.runtime.engine.deltas import Delta, Group
 from aquasim.runtime.engine.parallel import Ranks
-from aquasim.runtime.engine.pool import KvPool
 from aquasim.runtime.engine.weights import Layer, Weights
 
 Rows = Callable[[torch.Tensor], torch.Tensor]
 Bias = torch.Tensor | None
+
+
+class Cache(Protocol):
+    """Where keys and values go (`KvPool`)."""
+
+    def write(self, layer: int, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Keep keys and values `[tokens, kv_heads, head_dim]` of one layer at `slots` `[tokens]` (int64)."""
 
 
 class Model:
@@ -23,7 +31,7 @@ class Model:
     """
 
     def __init__(
-        self, config: LlamaConfig, weights: Weights, pool: KvPool, ranks: Ranks, positions: int, padded: int
+        self, config: LlamaConfig, weights: Weights, pool: Cache, ranks: Ranks, positions: int, padded: int
     ) -> None:
         self.config, self.weights, self.pool, self.ranks, self.padded = config, weights, pool, ranks, padded
         shard = config.shard(ranks.rank, ranks.world)
@@ -33,17 +41,19 @@ class Model:
         self._first_token = ranks.rank * rows if rows < config.vocab else None
 
     def forward(
-        self, tokens: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, attend: Attend
-    ) -> torch.Tensor:
+        self, tokens: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, attend: Attend,
+        delta: Delta | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """Compute tokens `[rows]` at `positions` `[rows]`, write their keys and values, return `[rows, hidden]`.
 
         `slots` are where keys and values go; rows beyond them are nobody's and fill up a padded shape. All int64.
+        `delta` is what adapters add.
         """
         hidden = self._embed(tokens)
         turn = (self._cos[positions], self._sin[positions])
         for number, layer in enumerate(self.weights.layers):
-            hidden = hidden + self._attention(number, layer, hidden, turn, slots, attend)
-            hidden = hidden + self._mlp(layer, hidden)
+            hidden = hidden + self._attention(number, layer, hidden, turn, slots, attend, delta)
+            hidden = hidden + self._mlp(number, layer, hidden, delta)
         return hidden
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
@@ -67,15 +77,17 @@ class Model:
 
     def _attention(
         self, number: int, layer: Layer, hidden: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor],
-        slots: torch.Tensor, attend: Attend,
+        slots: torch.Tensor, attend: Attend, delta: Delta | None,
     ) -> torch.Tensor:  # fmt: skip
-        mixed = self._product(self._norm(hidden, layer.attention_norm), layer.qkv, layer.qkv_bias)
+        normed = self._norm(hidden, layer.attention_norm)
+        mixed = _plus(delta, number, "qkv", normed, self._product(normed, layer.qkv, layer.qkv_bias))
         split = mixed.view(len(mixed), self.heads + 2 * self.kv_heads, self.config.head_dim)
         turned = _rotate(self._head_norms(layer, split[:, : self.heads + self.kv_heads]), *turn)
         queries, keys = turned[:, : self.heads], turned[:, self.heads :]
         mine = len(slots)
         self.pool.write(number, slots, keys[:mine], split[:mine, self.heads + self.kv_heads :])
-        return self.ranks.add(self._product(attend(number, queries), layer.output))
+        attended = attend(number, queries)
+        return self.ranks.add(_plus(delta, number, "output", attended, self._product(attended, layer.output)))
 
     def _head_norms(self, layer: Layer, queries_keys: torch.Tensor) -> torch.Tensor:
         if layer.query_norm is None or layer.key_norm is None:
@@ -83,9 +95,12 @@ class Model:
         queries, keys = queries_keys[:, : self.heads], queries_keys[:, self.heads :]
         return torch.cat((self._norm(queries, layer.query_norm), self._norm(keys, layer.key_norm)), dim=1)
 
-    def _mlp(self, layer: Layer, hidden: torch.Tensor) -> torch.Tensor:
-        gate, up = self._product(self._norm(hidden, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
-        return self.ranks.add(self._product(silu(gate) * up, layer.down))
+    def _mlp(self, number: int, layer: Layer, hidden: torch.Tensor, delta: Delta | None) -> torch.Tensor:
+        normed = self._norm(hidden, layer.mlp_norm)
+        both = _plus(delta, number, "gate_up", normed, self._product(normed, layer.gate_up))
+        gate, up = both.chunk(2, dim=-1)
+        inner = silu(gate) * up
+        return self.ranks.add(_plus(delta, number, "down", inner, self._product(inner, layer.down)))
 
     def _product(self, rows: torch.Tensor, matrix: torch.Tensor, bias: Bias = None) -> torch.Tensor:
         return self._by_shape(rows, lambda part: linear(part, matrix, bias))
@@ -110,6 +125,14 @@ class Model:
                 raise RuntimeError(
                     f"padded is {self.padded}: products give equal rows different bits; try another multiple of 16"
                 )
+
+
+def _plus(
+    delta: Delta | None, layer: int, group: Group, inputs: torch.Tensor, outputs: torch.Tensor
+) -> torch.Tensor:
+    if delta is not None:
+        delta(layer, group, inputs, outputs)
+    return outputs
 
 
 def _rotations(config: LlamaConfig, weights: Weights, positions: int) -> tuple[torch.Tensor, torch.Tensor]:

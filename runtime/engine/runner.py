@@ -10,6 +10,7 @@ import torch
 from aquasim.runtime.engine.attention import Attend, Decodes, Span, make_attention
 from aquasim.runtime.engine.batch import DecodeBatch
 from aquasim.runtime.engine.config import LlamaConfig
+from aquasim.runtime.engine.deltas import Delta, Loras
 from aquasim.runtime.engine.graphs import DecodeGraphs
 from aquasim.runtime.engine.model import Model
 from aquasim.runtime.engine.parallel import Ranks
@@ -26,6 +27,7 @@ class Prefill:
     """A chunk of a prompt: `tokens` from position `start` on, whose predecessors are in `blocks` already.
 
     `blocks` are those of the whole sequence, in order. `samples`: choose the token that follows the chunk.
+    `adapter` is the slot of its LoRA adapter; -1: none.
     """
 
     id: int
@@ -34,6 +36,7 @@ class Prefill:
     blocks: Sequence[int]
     samples: bool = True
     sampling: Sampling = GREEDY
+    adapter: int = -1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,6 +62,9 @@ class Runner:
 
     On several GPUs, `device` is the current one (torch.cuda.set_device).
 
+    `loras` are slots with LoRA adapters, which rows name by number; what is in them may change between steps for
+    slots that no row names. Not with several ranks.
+
     With `world` ranks, each process makes one with its `rank`, its part of the weights and its pool, and gives all
     ranks the same calls in the same order; all return the same tokens. Torch.distributed is initialised before.
 
@@ -70,12 +76,16 @@ class Runner:
         self, config: LlamaConfig, weights: Weights, pool: KvPool, *, attention: str | None = None,
         device: str | torch.device = "cpu", padded: int | None = None, max_seqs: int = 256, max_len: int = 0,
         graphs: bool = True, rank: int = 0, world: int = 1, group: "ProcessGroup | None" = None,
+        loras: Loras | None = None,
     ) -> None:  # fmt: skip
         self.device = torch.device(device)
         _fit(config, weights, pool, self.device, rank, world)
+        if loras is not None and world > 1:
+            raise ValueError(f"adapters are whole on one rank; there are {world} ranks")
         if padded is not None and padded < 1:
             raise ValueError(f"padded is {padded}; it must be at least 1, or None")
-        self.config, self.pool = config, pool
+        self.config, self.pool, self.loras = config, pool, loras
+        self._padded = padded or 0
         self.max_len = _longest(config, pool, max_len)
         blocks = -(-self.max_len // pool.block_size)
         self.batch = DecodeBatch(max_seqs, blocks, pool.block_size, pool.idle, self.device)
@@ -128,8 +138,8 @@ class Runner:
     def _logits(self, chunks: Sequence[Prefill], rows: int) -> torch.Tensor:
         if self._graphs is not None and rows and not chunks:
             return self._graphs.run(rows)
-        inputs = self._inputs(chunks, rows)
-        hidden = self._model.forward(inputs.tokens, inputs.positions, inputs.slots, inputs.attend)
+        inputs, delta = self._inputs(chunks, rows), self._delta(chunks, rows)
+        hidden = self._model.forward(inputs.tokens, inputs.positions, inputs.slots, inputs.attend, delta)
         wanted = list(range(rows))
         end = rows
         for chunk in chunks:
@@ -142,8 +152,16 @@ class Runner:
     def _captured(self, rows: int) -> torch.Tensor:
         """Run the first rows of the batch from its own arrays, without a look at them on the host."""
         inputs = self._decoding(rows, 0)
-        hidden = self._model.forward(inputs.tokens, inputs.positions, inputs.slots, inputs.attend)
+        delta = self.loras.masked(self.batch.adapters.device[:rows]) if self.loras is not None else None
+        hidden = self._model.forward(inputs.tokens, inputs.positions, inputs.slots, inputs.attend, delta)
         return self._model.logits(hidden)
+
+    def _delta(self, chunks: Sequence[Prefill], rows: int) -> Delta | None:
+        """Return what adapters add to the rows of a step."""
+        if self.loras is None:
+            return None
+        parts = [np.full(len(chunk.tokens), chunk.adapter, np.int64) for chunk in chunks]
+        return self.loras.delta(np.concatenate([self.batch.adapters.host[:rows], *parts]), self._padded)
 
     def _decoding(self, rows: int, longest: int, spans: Sequence[Span] = ()) -> _Inputs:
         batch, size = self.batch, self.pool.block_size
@@ -184,6 +202,8 @@ class Runner:
         end = chunk.start + len(chunk.tokens)
         if not len(chunk.tokens) or chunk.start < 0:
             raise ValueError(f"request {chunk.id}: a chunk needs tokens from 0 on, not {chunk.start}..{end}")
+        if not -1 <= chunk.adapter < (0 if self.loras is None else self.loras.count):
+            raise ValueError(f"request {chunk.id}: there is no slot {chunk.adapter} for adapters")
         if end > min(len(chunk.blocks) * self.pool.block_size, self.max_len):
             raise ValueError(
                 f"request {chunk.id}: its {len(chunk.blocks)} blocks, or {self.max_len} positions, end before {end}"

@@ -22,12 +22,14 @@ from aquasim.core import (
     TransferDone,
 )
 from aquasim.core.replay import Record
+from aquasim.errors import UserError
 from aquasim.records.tables import Outcome, RunTables
 from aquasim.runtime.executor.sequence import OnToken, Sequence
 from aquasim.runtime.pager import Landed, Pager
 
 if TYPE_CHECKING:
     from aquasim.runtime.engine import Runner
+    from aquasim.runtime.lora import LoraCache
 
 IDLE_S = 50e-6
 """Between two looks at transfers that a step waits for."""
@@ -116,12 +118,20 @@ class Executor:
         self.sequences: dict[int, Sequence] = {}
         self.tables = RunTables()
         self.log: list[Record] | None = [] if record_events else None
+        self.commands: list[Command] = []
+        """What was decided, if events are recorded."""
         self.feed: Callable[[int], None] | None = None
         """Called with the time before each decision and at the end of a step, to submit what has arrived by then."""
         self.upkeep: Callable[[], bool] | None = None
         """Called at the beginning of each turn: what a leased tier has to do; says whether it did anything."""
         self.may_start: Callable[[Transfer, Any], bool] | None = None
         """Asked with a transfer and its pages before it starts; one that may not is asked for again, turn by turn."""
+        self.boundary: Callable[[], object] | None = None
+        """Called between two steps, just before one begins: blocks may be moved within the pool."""
+        self.place: Callable[[Iterable[int]], list[int]] = list
+        """Where the scheduler's blocks are in the runner's pool, where numbers and places differ."""
+        self.loras: LoraCache | None = None
+        """Brings adapters to the runner's slots; requests arrive at the scheduler once theirs is there."""
         self.on_gone: Callable[[int, Outcome], None] | None = None
         self.on_released: Callable[[str, int], None] | None = None
         self.repaired = 0
@@ -140,6 +150,8 @@ class Executor:
         self._stale = False
         """Something happened since the last decision."""
         self._aborts: list[int] = []
+        self._held: dict[int, Arrived] = {}
+        """Requests whose adapter is on its way."""
         self._number = -1
         """The last step that ran."""
         scheduler.pager.track = pager is not None
@@ -158,8 +170,13 @@ class Executor:
         prefix: tuple[int, ...] = (),
         arrival: int | None = None,
         on_token: OnToken | None = None,
+        adapter: str | None = None,
     ) -> None:
-        """A request arrives now (or did at `arrival`, ns). Output beyond `max_model_len` is cut, as servers do."""
+        """A request arrives now (or did at `arrival`, ns). Output beyond `max_model_len` is cut, as servers do.
+
+        Raises UserError for an adapter that is none.
+        """
+        number = self._adapter(adapter)
         tokens = list(prompt)
         longest = self.scheduler.limits.max_model_len - len(tokens)
         output = min(max_tokens, max(1, longest))
@@ -173,18 +190,27 @@ class Executor:
             sampling,
             frozenset(stop),
             on_token,
+            number,
         )
         hint = max_tokens if self.scheduler.policy.oracle else None
-        self._tell(
-            Arrived(id, len(tokens), output, priority, prefix, hint), now
-        )  # told in the order of events
+        if number >= 0:  # keys and values are the adapter's: nobody else may find them
+            prefix = tuple(hash((number, part)) for part in prefix)
+        arrived = Arrived(id, len(tokens), output, priority, prefix, hint, number)
+        if self.loras is None or number < 0 or self.loras.submit(id, number):
+            self._tell(arrived, now)  # told in the order of events
+        else:
+            self._held[id] = arrived
 
     def abort(self, id: int) -> None:
         """The client of a request gave up. If a step waits that it is part of, it leaves after that."""
         if id not in self.sequences or id in self._aborts:
             return
         self.sequences[id].on_token = None
-        self._tell(Aborted(id), self.now())
+        if self._held.pop(id, None) is None:
+            self._tell(Aborted(id), self.now())
+        else:
+            self._gone(id, Outcome.ABORTED)
+            return
         if self._step is None:
             self._gone(id, Outcome.ABORTED)
         else:
@@ -199,12 +225,19 @@ class Executor:
         """Whether any request is here or any page on its way."""
         return bool(self.sequences or self._moving)
 
+    @property
+    def stepping(self) -> bool:
+        """Whether a step is being computed."""
+        return self._running is not None
+
     def turn(self) -> bool:
         """Settle what has landed and ended, decide, start transfers and a step that is ready; say whether any did."""
         moved = self._settle(self.pager.landed() if self.pager is not None and self._moving else ())
         if self.upkeep is not None:
             moved = self.upkeep() or moved
             self._start_transfers()
+        if self.loras is not None:
+            moved = self._load_adapters(self.loras) or moved
         now = self.now()
         if self.feed is not None:
             self.feed(now)
@@ -225,6 +258,35 @@ class Executor:
             if not self.turn():
                 time.sleep(IDLE_S)
 
+    # --- adapters --------------------------------------------------------------------------------------------
+
+    def _adapter(self, name: str | None) -> int:
+        if name is None:
+            return -1
+        if self.loras is None:
+            raise UserError(f"adapter {name!r} is asked for, and this engine has none")
+        return self.loras.number(name)
+
+    def _load_adapters(self, loras: "LoraCache") -> bool:
+        """Let the requests arrive whose adapters are in slots; say whether any did."""
+        ready, failed = loras.ready()
+        for id in ready:
+            self._tell(self._held.pop(id), self.now())
+        for id, reason in failed:
+            del self._held[id]
+            self._gone(id, Outcome.REJECTED, reason)
+        for each in loras.loads:
+            self.tables.fetch(each.start, each.end, each.number, each.source, each.nbytes)
+        loras.loads.clear()
+        return bool(ready or failed)
+
+    def _row(self, sequence: Sequence) -> dict[str, Any]:
+        """Return what of a request the runner is to know beside tokens and blocks."""
+        options = {} if sequence.sampling is None else {"sampling": sequence.sampling}
+        if self.loras is not None:
+            options["adapter"] = self.loras.slot(sequence.adapter)
+        return options
+
     # --- decisions -------------------------------------------------------------------------------------------
 
     def _tell(self, event: Event, now: int) -> None:
@@ -238,7 +300,10 @@ class Executor:
         self._stale = self.scheduler.again
         if self.log is not None:
             self.log.append((now, None))
-        for command in self.scheduler.plan(now):
+        commands = self.scheduler.plan(now)
+        if self.log is not None:
+            self.commands += commands
+        for command in commands:
             self._take(command)
         self._stale = self._stale or self.scheduler.again
         self._wake = self.scheduler.wake_at()
@@ -296,7 +361,8 @@ class Executor:
         most = self.scheduler.limits.max_num_batched_tokens
         for start in range(0, request.computed, most):
             tokens = sequence.tokens[start : min(start + most, request.computed)]
-            self.runner.step([Prefill(id, tokens, start, tuple(request.blocks), False)], False)
+            chunk = Prefill(id, tokens, start, self.place(request.blocks), False, **self._row(sequence))
+            self.runner.step([chunk], False)
         sequence.repaired += request.computed
         self.repaired += 1
 
@@ -304,6 +370,8 @@ class Executor:
 
     def _begin(self, step: Step) -> None:
         """Bring the batch up to date and have the step computed."""
+        if self.boundary is not None:
+            self.boundary()
         repairs, self._repairs = self._repairs, []
         for id in repairs:
             self._repair(id)
@@ -338,8 +406,8 @@ class Executor:
         for id in step.joined:
             sequence = self.sequences[id]
             sequence.joined, sequence.decoding = step.step, True
-            options = {} if sequence.sampling is None else {"sampling": sequence.sampling}
-            batch.join(id, sequence.tokens[-1], len(sequence.tokens) - 1, requests[id].blocks, **options)
+            blocks = self.place(requests[id].blocks)
+            batch.join(id, sequence.tokens[-1], len(sequence.tokens) - 1, blocks, **self._row(sequence))
         for id in step.preempted:
             self.tables.preempted(self.now(), id)
         if step.batch:
@@ -352,7 +420,7 @@ class Executor:
         for row in np.flatnonzero(positions % batch.block_size == 0):
             id, needed = batch.ids[row], int(positions[row]) // batch.block_size
             if len(batch.blocks(id)) == needed:
-                batch.grow(id, requests[id].blocks[needed])
+                batch.grow(id, *self.place([requests[id].blocks[needed]]))
 
     def _chunks(self, step: Step, now: int) -> list[Any]:
         from aquasim.runtime.engine import Prefill
@@ -362,9 +430,9 @@ class Executor:
             sequence = self.sequences[id]
             if sequence.admitted < 0:
                 sequence.admitted, sequence.cached = now, start
-            options = {} if sequence.sampling is None else {"sampling": sequence.sampling}
-            blocks = tuple(self.scheduler.requests[id].blocks)
-            chunks.append(Prefill(id, sequence.tokens[start : start + count], start, blocks, last, **options))
+            blocks = self.place(self.scheduler.requests[id].blocks)
+            tokens = sequence.tokens[start : start + count]
+            chunks.append(Prefill(id, tokens, start, blocks, last, **self._row(sequence)))
         return chunks
 
     def _record(self, step: Step, start: int, end: int, finished: tuple[int, ...]) -> None:
@@ -386,6 +454,8 @@ class Executor:
         if sequence.decoding:
             self._stop_decoding(id, self._last_step())
         del self.sequences[id]
+        if self.loras is not None and sequence.adapter >= 0:
+            self.loras.gone(id, sequence.adapter)
         self.tables.request(id, sequence, self.now(), outcome, reason)
         if self.on_gone is not None:
             self.on_gone(id, outcome)

@@ -22,6 +22,8 @@ class Sequence:
     stop: frozenset[int] = frozenset()
     """Tokens that end it."""
     on_token: OnToken | None = None
+    adapter: int = -1
+    """Number of its LoRA adapter; -1: none."""
     admitted: int = -1
     first_token: int = -1
     cached: int = 0

@@ -14,6 +14,8 @@ from aquasim.runtime.executor import Executor
 from aquasim.runtime.executor.executor import Threaded
 from aquasim.runtime.executor.leased import LeasedTier
 from aquasim.runtime.local.options import Options
+from aquasim.runtime.local.plan import shape_of
+from aquasim.runtime.local.watch import Watched
 from aquasim.runtime.pager import Pager, Window
 from aquasim.runtime.peers import PeerClient
 from aquasim.scenario.schema import SystemTable
@@ -39,6 +41,8 @@ class Parts:
     arenas: list[Arena]
     client: PeerClient | None = None
     leased: LeasedTier | None = None
+    wanted_blocks: int = 0
+    """Blocks that were asked of donors."""
 
     def close(self) -> None:
         """Free memory and end threads."""
@@ -62,6 +66,7 @@ def build(plan: Plan, name: str, options: Options, now: Callable[[], int]) -> Pa
     if "peer" in system.tiers and options.peers is None:
         raise UserError(
             f"systems.{name} pages to peers: start `aquasim coordinator` and `aquasim donate`, give --peers SOCKET"
+            " (--peers own starts both)"
         )
     limits = system_limits(plan, system, fused=False)
     try:
@@ -80,7 +85,7 @@ def _build(
     config, runner, pool = _model(plan, limits, options, device, dtype)
     copier = open_copier("cpu" if device == "cpu" else 0)
     pager = Pager(copier, Window(pool.base, pool.block_bytes), options.check, now)
-    worker = Threaded()
+    worker = Threaded() if options.watch is None else Watched(options.watch)
     policy = plan.llm.policy(system, f"systems.{name}")
     tiers = tuple((tier, 0 if tier == "peer" else blocks) for tier, blocks in limits.tiers)
     scheduler = Scheduler(_with_tiers(limits, tiers), policy)
@@ -90,7 +95,7 @@ def _build(
     parts = Parts(executor, config, device, dtype, copier, worker, [])
     for tier, blocks in limits.tiers:
         if tier == "peer":
-            _lease(parts, options, blocks * pool.block_bytes)
+            _lease(parts, options, blocks, pool.block_bytes)
         else:
             _own(parts, pager, tier, blocks, pool.block_bytes)
     return parts
@@ -123,8 +128,13 @@ def _model(
 
     kind = getattr(torch, dtype)
     config = LlamaConfig.read(options.weights) if options.weights else LlamaConfig.from_model(plan.llm.model)
+    if options.weights and limits.max_model_len > config.max_positions:
+        raise UserError(
+            f"engine.max_model_len is {limits.max_model_len}, but {options.weights} has {config.max_positions}"
+            f" positions: --set engine.max_model_len={config.max_positions}"
+        )
     if device == "cpu":
-        _check_ram(plan, limits, config, kind.itemsize)
+        _check_ram(options.weights or plan.llm.model.name, limits, config, kind.itemsize)
     where: Any = {"dtype": kind, "device": device}
     if options.weights:
         weights = load_weights(options.weights, config, **where)
@@ -136,15 +146,15 @@ def _model(
     return config, runner, pool
 
 
-def _check_ram(plan: Plan, limits: Limits, config: "LlamaConfig", itemsize: int) -> None:
+def _check_ram(name: Any, limits: Limits, config: "LlamaConfig", itemsize: int) -> None:
     cache = (
         limits.blocks * limits.block_size * config.layers * 2 * config.kv_heads * config.head_dim * itemsize
     )
-    weights = plan.llm.model.weight_bytes(1) // plan.llm.model.dtype_bytes * itemsize
+    weights = shape_of(config, str(name)).parameters * itemsize
     have = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if weights + cache > MOST_OF_RAM * have:
         raise UserError(
-            f"{plan.llm.model.name}: weights of {weights / GIB:.1f} GiB and a cache of {cache / GIB:.1f} GiB"
+            f"{name}: weights of {weights / GIB:.1f} GiB and a cache of {cache / GIB:.1f} GiB"
             f" ({limits.blocks} blocks) do not fit the {have / GIB:.1f} GiB of memory at hand;"
             " set engine.kv_blocks, or a smaller model"
         )
@@ -153,12 +163,13 @@ def _check_ram(plan: Plan, limits: Limits, config: "LlamaConfig", itemsize: int)
 def _own(parts: Parts, pager: Pager, tier: str, blocks: int, block_bytes: int) -> None:
     arena = create("host", blocks * block_bytes)
     parts.arenas.append(arena)
+    arena.scrub()  # touched now, not when the first pages leave
     slots = pager.tier(tier)
     slots.add("own", arena.ptr, blocks * block_bytes)
     slots.grow(blocks)
 
 
-def _lease(parts: Parts, options: Options, size: int) -> None:
+def _lease(parts: Parts, options: Options, blocks: int, block_bytes: int) -> None:
     parts.leased = LeasedTier(parts.executor, "peer")
     device = "cpu" if parts.device == "cpu" else 0
     parts.client = PeerClient(
@@ -169,4 +180,5 @@ def _lease(parts: Parts, options: Options, size: int) -> None:
     parts.client.start()
     if not parts.client.wait_connected(5.0):
         raise UserError(f"--peers {options.peers}: no coordinator answers there")
-    parts.client.want(size)
+    parts.client.want(blocks * block_bytes)
+    parts.wanted_blocks = blocks

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from aquasim.errors import UserError
+from aquasim.runtime.local.watch import Watch
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +14,8 @@ class Options:
 
     weights: GGUF or safetensors; None: random ones of the scenario's model. accelerate: arrivals come so many times
     as fast. check: which pages are weighed when they leave and when they are back. peers: a coordinator's socket,
-    for the tier "peer".
+    for the tier "peer". threads: how many cores compute; torch's own choice if left out. watch: notes how fast the
+    core that computes is, and may keep the time that others took it out of the clock.
 
     Raises:
         UserError: a value that is none.
@@ -25,6 +27,8 @@ class Options:
     accelerate: float = 1.0
     check: Literal["off", "sampled", "always"] = "off"
     peers: Path | None = None
+    threads: int | None = None
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.accelerate <= 1e6:

@@ -9,7 +9,7 @@ import numpy as np
 
 from aquasim.core.events import Transfer
 from aquasim.runtime.copy import Copier, Descriptors, Event
-from aquasim.runtime.pager.slots import Int64s, Slots, Window
+from aquasim.runtime.pager.slots import Blocks, Int64s, Slots
 
 Check = Literal["off", "sampled", "always"]
 Pages = tuple[tuple[int, ...], tuple[int, ...]]
@@ -54,7 +54,7 @@ class Pager:
     def __init__(
         self,
         copier: Copier,
-        hbm: Window,
+        hbm: Blocks,
         check: Check = "off",
         now: Callable[[], int] = time.monotonic_ns,
     ) -> None:
@@ -131,7 +131,7 @@ class Pager:
 
     # --- one transfer ----------------------------------------------------------------------------------------
 
-    def _ends(self, transfer: Transfer) -> tuple[Window | Slots, Window | Slots]:
+    def _ends(self, transfer: Transfer) -> tuple[Blocks, Blocks]:
         tier = self.tier(transfer.tier)
         if transfer.kind == "out":
             return self.hbm, tier

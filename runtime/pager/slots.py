@@ -2,11 +2,23 @@
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Int64s = npt.NDArray[np.int64]
+
+
+class Blocks(Protocol):
+    """Blocks of `block_bytes` bytes by number, wherever they lie."""
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block."""
+
+    def addresses(self, blocks: Sequence[int]) -> Int64s:
+        """Return the address of each block."""
 
 
 @dataclass(frozen=True, slots=True)

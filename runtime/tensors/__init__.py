@@ -9,7 +9,9 @@
 Importing needs numpy only; torch is loaded with the first tensor.
 """
 
-from aquasim.runtime.tensors.pool import Moves, PeerPool, PoolFullError
+from aquasim.runtime.tensors.flight import Flight, Part
+from aquasim.runtime.tensors.pool import PeerPool
 from aquasim.runtime.tensors.tensor import AquaTensor
+from aquasim.runtime.tensors.words import Moves, PoolFullError
 
-__all__ = ["AquaTensor", "Moves", "PeerPool", "PoolFullError"]
+__all__ = ["AquaTensor", "Flight", "Moves", "Part", "PeerPool", "PoolFullError"]

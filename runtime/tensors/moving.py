@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aquasim.runtime.copy import Descriptors, open_copier
+from aquasim.runtime.copy import Descriptors, Event, Stream, open_copier
 from aquasim.runtime.tensors.place import Place
 
 if TYPE_CHECKING:
@@ -48,6 +48,30 @@ class Mover:
         if real:
             columns = (np.array(column, dtype=np.int64) for column in zip(*real, strict=True))
             self._copier.submit(Descriptors(*columns), self._copier.outgoing, "loop").wait()
+
+    def begin(
+        self, rows: Iterable[tuple[int, int, int]], *, inward: bool, after: Event | None = None
+    ) -> Event:
+        """Begin to copy (source, destination, bytes) once `after` is done; return the event of the end.
+
+        `inward` copies go on the incoming stream, others on the outgoing one, each in order.
+        """
+        stream = self._copier.incoming if inward else self._copier.outgoing
+        if after is not None:
+            stream.wait(after)
+        real = list(rows)
+        if not real:
+            return stream.record()
+        columns = (np.array(column, dtype=np.int64) for column in zip(*real, strict=True))
+        return self._copier.submit(Descriptors(*columns), stream)
+
+    def queued(self, device: "torch.device") -> Stream:
+        """Return torch's current stream on a device, to record events on it and to let it wait for ours."""
+        if device.type != "cuda":
+            return self._copier.compute()
+        import torch
+
+        return self._copier.compute(torch.cuda.current_stream(device).cuda_stream)
 
     def close(self) -> None:
         """Free the copier's streams."""

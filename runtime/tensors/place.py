@@ -1,5 +1,6 @@
 """Where tensors lie: a stretch of memory, leased or our own, and a place on it."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -50,3 +51,13 @@ class Place:
     def give(self) -> None:
         """Let others have it."""
         self.stretch.ranges.give(self.offset, self.nbytes)
+
+
+def find(nbytes: int, stretches: Iterable[Stretch]) -> Place | None:
+    """Return a place on the first stretch that has room."""
+    return next((place for stretch in stretches if (place := stretch.take(nbytes)) is not None), None)
+
+
+def free_bytes(stretches: Iterable[Stretch]) -> int:
+    """Return the bytes that are free, of all stretches together."""
+    return sum(stretch.ranges.free for stretch in stretches)

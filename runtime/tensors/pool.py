@@ -4,44 +4,23 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from aquasim.core.leases import Cause
 from aquasim.runtime.arenas import create
+from aquasim.runtime.copy import Event, Stream
 from aquasim.runtime.peers import Mapped, PeerClient
+from aquasim.runtime.tensors.flight import Flight, Part
 from aquasim.runtime.tensors.moving import Mover
-from aquasim.runtime.tensors.place import Place, Stretch
+from aquasim.runtime.tensors.place import Place, Stretch, find, free_bytes
 from aquasim.runtime.tensors.ranges import padded
-from aquasim.runtime.tensors.tensor import AquaTensor
+from aquasim.runtime.tensors.tensor import AquaTensor, refuse_viewed
+from aquasim.runtime.tensors.words import Client, Moves, PoolFullError
 
 if TYPE_CHECKING:
     import torch
-
-
-class PoolFullError(MemoryError):
-    """Neither leased nor host memory has room for a tensor; the text names the bytes asked for and free."""
-
-
-class Client(Protocol):
-    """What leases extents for us (`aquasim.runtime.peers.PeerClient`)."""
-
-    def may_write(self, mapped: Mapped) -> bool:
-        """Whether a write may be started now."""
-
-    def emptied(self, mapped: Mapped) -> None:
-        """Nothing refers to an extent any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Moves:
-    """What one `respond()` did, in bytes: to the host, to leased memory, and what must leave but could not yet."""
-
-    demoted: int = 0
-    promoted: int = 0
-    held: int = 0
 
 
 class PeerPool:
@@ -103,7 +82,7 @@ class PeerPool:
     @property
     def room(self) -> tuple[int, int]:
         """Free bytes of leased memory that may be written to, and of host memory."""
-        return _free(self._writable()), _free(self._host)
+        return free_bytes(self._writable()), free_bytes(self._host)
 
     def put(self, tensor: "torch.Tensor") -> AquaTensor:
         """Keep a copy of a tensor: in leased memory if there is room, else in host memory.
@@ -117,11 +96,30 @@ class PeerPool:
         made = self._tensors[self._serial] = AquaTensor(self, self._serial, place, tensor)
         return made
 
+    def fetch(self, parts: Iterable[Part], after: Event | None = None) -> Flight:
+        """Begin to copy parts to their addresses, beside the caller, once `after` is done; raises as `get`."""
+        return self._fly(list(parts), True, after)
+
+    def store(self, parts: Iterable[Part], after: Event | None = None) -> Flight:
+        """Begin to copy from the addresses to parts of tensors, beside the caller, once `after` is done.
+
+        A tensor whose lease allows no writes has moved to host memory first, whole, before this returns: as for
+        `AquaTensor.write`, whose errors these are.
+        """
+        wanted = list(parts)
+        for part in wanted:
+            self._make_writable(part.tensor)
+        return self._fly(wanted, False, after)
+
+    def compute(self, device: "torch.device") -> Stream:
+        """Return torch's current stream on a device: what `after` is recorded on, and what waits for a flight."""
+        return self._mover.queued(device)
+
     def free(self, tensor: AquaTensor) -> None:
         """Let go of a tensor's memory; twice is harmless. Raises BufferError, and keeps it, while views are alive."""
         if tensor._place is None:
             return
-        _refuse_viewed([tensor])
+        refuse_viewed([tensor])
         for place in (tensor._place, tensor._staged):
             if place is not None:
                 place.give()
@@ -149,7 +147,7 @@ class PeerPool:
 
     def close(self) -> None:
         """Free all tensors, give everything up; raises BufferError, and changes nothing, while views are alive."""
-        _refuse_viewed(self._tensors.values())
+        refuse_viewed(self._tensors.values())
         for tensor in list(self._tensors.values()):
             self.free(tensor)
         if self._own is not None:
@@ -194,7 +192,7 @@ class PeerPool:
 
     def _new(self, contents: "torch.Tensor", stretches: list[Stretch]) -> Place:
         """Copy a tensor to a new place; raises PoolFullError."""
-        place = _find(contents.nbytes, stretches)
+        place = find(contents.nbytes, stretches)
         if place is None:
             peer, host = self.room
             most = max((stretch.ranges.largest for stretch in stretches), default=0)
@@ -214,8 +212,33 @@ class PeerPool:
         if self._may_write(place.stretch):
             self._mover.fill(place, contents)
         else:
-            _refuse_viewed([tensor])
+            refuse_viewed([tensor])
             tensor._staged = self._new(contents, self._host)
+
+    def _make_writable(self, tensor: AquaTensor) -> None:
+        """Copy a tensor to host memory if its place may not be written to; `respond` makes that its place."""
+        place = tensor._current()
+        if self._may_write(place.stretch):
+            return
+        tensor._land()
+        refuse_viewed([tensor])
+        staged = find(place.nbytes, self._host)
+        if staged is None:
+            raise PoolFullError(f"{place.nbytes} bytes must go to the host; free are {self.room[1]}")
+        try:
+            self._mover.copy([(place.ptr, staged.ptr, place.nbytes)])
+        except Exception:
+            staged.give()
+            raise
+        tensor._staged = staged
+
+    def _fly(self, parts: list[Part], inward: bool, after: Event | None) -> Flight:
+        event = self._mover.begin((part.row(inward) for part in parts), inward=inward, after=after)
+        peer = sum(p.nbytes for p in parts if p.tensor._current().stretch.kind == "peer")
+        flight = Flight(event, peer, sum(p.nbytes for p in parts) - peer)
+        for tensor in {id(p.tensor): p.tensor for p in parts}.values():
+            tensor._flights = [*(each for each in tensor._flights if not each.done()), flight]
+        return flight
 
     # --- the steps of `respond` ------------------------------------------------------------------------------
 
@@ -231,7 +254,7 @@ class PeerPool:
         """Let tensors follow what was written to the host; return their bytes."""
         settled = 0
         for tensor in self._tensors.values():
-            if tensor._staged is not None:
+            if tensor._staged is not None and not tensor.viewed:
                 tensor._held().give()
                 tensor._place, tensor._staged = tensor._staged, None
                 settled += tensor.nbytes
@@ -262,7 +285,7 @@ class PeerPool:
 
     def _move(self, tensors: Iterable[AquaTensor], stretches: list[Stretch]) -> int:
         """Move what has no views and finds room; return its bytes. Raises CopyError, and then nothing has moved."""
-        found = [(tensor, _find(tensor.nbytes, stretches)) for tensor in tensors if not tensor.viewed]
+        found = [(tensor, find(tensor.nbytes, stretches)) for tensor in tensors if not tensor.viewed]
         moves = [(tensor, place) for tensor, place in found if place is not None]
         try:
             self._mover.copy((tensor._held().ptr, place.ptr, place.nbytes) for tensor, place in moves)
@@ -274,18 +297,3 @@ class PeerPool:
             tensor._held().give()
             tensor._place = place
         return sum(tensor.nbytes for tensor, _ in moves)
-
-
-def _find(nbytes: int, stretches: list[Stretch]) -> Place | None:
-    """Return a place on the first stretch that has room."""
-    return next((place for stretch in stretches if (place := stretch.take(nbytes)) is not None), None)
-
-
-def _free(stretches: list[Stretch]) -> int:
-    return sum(stretch.ranges.free for stretch in stretches)
-
-
-def _refuse_viewed(tensors: Iterable[AquaTensor]) -> None:
-    viewed = [tensor for tensor in tensors if tensor.viewed]
-    if viewed:
-        raise BufferError(f"views are alive, drop them first: {viewed}")

@@ -1,8 +1,10 @@
 """A tensor whose bytes a pool may move: asked for at every use, never remembered as a pointer."""
 
 import weakref
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Literal
 
+from aquasim.runtime.tensors.flight import Flight
 from aquasim.runtime.tensors.place import Place
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ class AquaTensor:
         """Host memory with newer contents, written while the lease did not allow it; `respond` settles it."""
         self._base: weakref.ref[memoryview] | None = None
         """What all views that are alive keep alive."""
+        self._flights: list[Flight] = []
+        """Copies that run beside the caller, and may be done."""
 
     @property
     def where(self) -> Literal["peer", "host"]:
@@ -44,8 +48,10 @@ class AquaTensor:
 
     @property
     def viewed(self) -> bool:
-        """Whether a view is alive."""
-        return self._base is not None and self._base() is not None
+        """Whether a view is alive or a flight under way."""
+        if self._flights:
+            self._flights = [flight for flight in self._flights if not flight.done()]
+        return bool(self._flights) or (self._base is not None and self._base() is not None)
 
     def to_torch_tensor(self) -> "torch.Tensor":
         """Return the contents as a view, without a copy; for reading, until the next `respond()`.
@@ -91,6 +97,7 @@ class AquaTensor:
         """
         place = self._current()
         self._check(tensor)
+        self._land()
         self._pool._write(self, place, tensor)
 
     def free(self) -> None:
@@ -111,6 +118,11 @@ class AquaTensor:
         held = self._held()
         return held if self._staged is None else self._staged
 
+    def _land(self) -> None:
+        """Wait for the flights that are under way."""
+        while self._flights:
+            self._flights.pop().wait()
+
     def _check(self, other: "torch.Tensor") -> None:
         """Raise ValueError for a tensor that cannot be exchanged with this one."""
         if (other.dtype, tuple(other.shape)) != (self.dtype, self.shape):
@@ -118,3 +130,10 @@ class AquaTensor:
                 f"{other.dtype} {list(other.shape)} does not fit {self.dtype} {list(self.shape)}"
             )
         self._pool._mover.check(other)
+
+
+def refuse_viewed(tensors: Iterable[AquaTensor]) -> None:
+    """Raise BufferError if one of them has views or flights."""
+    viewed = [tensor for tensor in tensors if tensor.viewed]
+    if viewed:
+        raise BufferError(f"views are alive, drop them first: {viewed}")

@@ -13,7 +13,7 @@ import pytest
 
 from aquasim.calibrate.store import read_samples
 from aquasim.hardware.cost import StepCost
-from aquasim.hardware.profile import load_profile, profile_names
+from aquasim.hardware.profile import kernel_profile_names, load_profile, profile_names
 from aquasim.models import load_model
 
 pytest.importorskip("torch", reason="measuring needs torch")
@@ -262,6 +262,7 @@ def test_profiles_lists_what_ships(tmp_path: Path) -> None:
         assert name in table.stdout
         assert row["title"] in table.stdout
         assert row["memory_gib"] > 10
-        assert {"gemm", "decode_attention", "prefill_attention"} <= row["residuals"].keys()
-        assert row["versions"]["vllm"]
-    assert max(map(len, table.stdout.splitlines()[:9])) <= 80
+        if name in kernel_profile_names():
+            assert {"gemm", "decode_attention", "prefill_attention"} <= row["residuals"].keys()
+            assert row["versions"]["vllm"]
+    assert max(map(len, table.stdout.splitlines()[:11])) <= 80

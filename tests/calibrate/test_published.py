@@ -7,8 +7,9 @@ import pytest
 
 from aquasim.calibrate.facts import GPUS
 from aquasim.calibrate.published import build_profile, one_file, profile_text, residuals
+from aquasim.calibrate.rates import rate_profiles
 from aquasim.hardware.cost import StepCost
-from aquasim.hardware.profile import FOLDER, load_profile, profile_names
+from aquasim.hardware.profile import FOLDER, kernel_profile_names, load_profile, profile_names
 from aquasim.models import load_model
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"
@@ -32,7 +33,7 @@ RTX_LIMITS = {
 
 def test_a_profile_for_each_gpu() -> None:
     """What can be built is what ships."""
-    assert sorted(GPUS) == profile_names()
+    assert sorted(GPUS) == kernel_profile_names()
 
 
 @needs_data
@@ -43,7 +44,14 @@ def test_rebuilt_profile_equals_the_shipped_one(name: str) -> None:
     assert profile_text(build_profile(name, DATA)) == (FOLDER / f"{name}.json").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", profile_names())
+@needs_data
+@pytest.mark.parametrize("name", sorted({*profile_names()} - {*kernel_profile_names()}))
+def test_rebuilt_layer_times_equal_the_shipped_ones(name: str) -> None:
+    """The same tables give the same bytes."""
+    assert profile_text(rate_profiles(DATA)[name]) == (FOLDER / f"{name}.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", kernel_profile_names())
 def test_residuals_are_small(name: str) -> None:
     """Every kernel's fit is close to samples it has not seen."""
     found = residuals(load_profile(name).blocks)

@@ -270,7 +270,7 @@ WRONG_VALUES = {
     ),
     "unknown profile": (
         ("run", "small-h100", SET, "machine.profile=b200"),
-        ["'b200'", "a100, h100, h200, l40s"],
+        ["'b200'", "a100, a10g, h100, h200"],
     ),
     "unknown policy": (
         ("run", "small-h100", SET, "systems.fcfs.policy=lifo"),

@@ -8,6 +8,7 @@ from aquasim.core import (
     Arrived,
     Command,
     Event,
+    Lanes,
     Limits,
     Reject,
     Scheduler,
@@ -46,6 +47,7 @@ class Driver:
         self.rng = random.Random(self.seed)
         self.records: list[tuple[int, Event | None]] = []
         self.commands: list[Command] = []
+        self.decisions: list[list[Command]] = []
         self.generated: dict[int, int] = {}
         self.tokens: list[tuple[int, int, int]] = []  # (time, request, tokens so far)
         self.todo: dict[int, int] = {}
@@ -107,6 +109,8 @@ class Driver:
     def _produce(self, now: int, step: Step) -> list[int]:
         finished = []
         producers = [chunk.request for chunk in step.chunks if chunk.last]
+        if step.lanes is not None:
+            producers += step.lanes.first + step.lanes.second
         for id in [*producers, *(self.decoding if step.batch else ())]:
             if id not in self.todo:
                 continue
@@ -124,6 +128,7 @@ class Driver:
         self.records.append((now, None))
         commands = self.scheduler.plan(now)
         self.commands += commands
+        self.decisions.append(commands)
         moved = {
             kind: {m.request for c in commands if isinstance(c, Transfer) and c.kind == kind for m in c.moves}
             for kind in ("out", "in")
@@ -157,16 +162,34 @@ class Driver:
         self._check_budget(step)
         for id in [*self.decoding, *(chunk.request for chunk in step.chunks)]:
             assert self.scheduler.requests[id].state is State.RUNNING, "runs without its blocks"
+        if step.lanes is not None:
+            self._check_lanes(step.lanes)
+
+    def _check_lanes(self, lanes: Lanes) -> None:
+        """The host decodes those whose whole cache it has, each once; a staged prompt holds no HBM."""
+        hosted = [self.scheduler.requests[id] for id in lanes.first + lanes.second]
+        assert len(set(hosted)) == len(hosted)
+        size = self.limits.block_size
+        for request in hosted:
+            assert (request.state, request.copy_tier, request.blocks) == (State.PAGED, "host", [])
+            assert len(request.copy) == -(-request.total // size)
+        totals = [sum(self.scheduler.requests[id].total for id in ids) for ids in (lanes.first, lanes.second)]
+        assert totals == [lanes.first_tokens, lanes.second_tokens]
+        for id in lanes.staged:
+            assert not self.scheduler.requests[id].blocks
 
     def _check_budget(self, step: Step) -> None:
         limits = self.limits
-        used = step.batch + sum(chunk.tokens for chunk in step.chunks)
+        lanes = step.lanes or Lanes()
+        hosted = len(lanes.first) + len(lanes.second)
+        used = step.batch + hosted + sum(chunk.tokens for chunk in step.chunks)
         assert used > 0
+        if self.policy.lanes is not None:
+            assert step.batch + hosted + len(step.chunks) <= limits.max_num_seqs
         assert step.repeat >= 1
-        if limits.prefill == "chunked":
+        assert len(self.scheduler.running) + self.scheduler.pager.arrivals <= limits.max_num_seqs
+        if limits.prefill == "chunked" or self.policy.lanes is not None:
             assert used <= limits.max_num_batched_tokens
-            if not self.policy.sliced:
-                assert len(self.scheduler.running) <= limits.max_num_seqs
         else:
             assert not (step.batch and step.chunks)
         assert not step.chunks or step.repeat == 1

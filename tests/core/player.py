@@ -2,7 +2,8 @@
 
 A log line reads `time: what`. `decode N@C` is N sequences of C computed tokens in all; `+r` joined, `-r` left the
 batch; `r[a:b]` is a prefill chunk, `!` if it samples a token; `after` lists the transfers that a command waits
-for; `x` who lost its memory.
+for; `x` who lost its memory; `host0` and `host1` who decodes on the host in which sub-batch; `staged` whose prompt
+leaves its KV there.
 """
 
 from typing import Any
@@ -34,6 +35,10 @@ def step_line(step: Step) -> str:
     parts += [f"{c.request}[{c.start}:{c.start + c.tokens}]{'!' * c.last}" for c in step.chunks]
     parts += [f"after {','.join(map(str, step.after))}"] if step.after else []
     parts += [f"x {','.join(map(str, step.preempted))}"] if step.preempted else []
+    if step.lanes is not None:
+        first, second, _, _, staged = step.lanes
+        parts += [f"{n} {','.join(map(str, ids))}" for n, ids in (("host0", first), ("host1", second)) if ids]
+        parts += [f"staged {','.join(map(str, staged))}"] if staged else []
     return f"step{step.step} {' '.join(parts)}"
 
 
@@ -104,7 +109,10 @@ class Player:
 
     def _finish(self, step: Step) -> tuple[int, ...]:
         finished = []
-        for id in [c.request for c in step.chunks if c.last] + (list(self.decoding) if step.batch else []):
+        producers = [c.request for c in step.chunks if c.last] + (list(self.decoding) if step.batch else [])
+        if step.lanes is not None:
+            producers += step.lanes.first + step.lanes.second
+        for id in producers:
             self.todo[id] -= 1
             if self.todo[id] == 0:
                 del self.todo[id]

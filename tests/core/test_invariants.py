@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from aquasim.core import POLICIES, Limits, Step, make_policy, replay
 
+PLAIN = sorted(name for name, policy in POLICIES.items() if policy.lanes is None)
 MODES = ("chunked", "prompt-only")
 
 
@@ -85,7 +86,7 @@ def options(name: str, seed: int, mode: str = "chunked") -> dict[str, object]:
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", sorted(POLICIES))
+@pytest.mark.parametrize("name", PLAIN)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**9), caching=st.booleans())
 def test_every_request_ends_and_no_invariant_breaks(name: str, mode: str, seed: int, caching: bool) -> None:
@@ -100,7 +101,7 @@ def test_every_request_ends_and_no_invariant_breaks(name: str, mode: str, seed: 
     assert not driver.scheduler.paged
 
 
-@pytest.mark.parametrize("name", sorted(POLICIES))
+@pytest.mark.parametrize("name", PLAIN)
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10**9), caching=st.booleans())
 def test_replaying_the_events_gives_the_same_commands(name: str, seed: int, caching: bool) -> None:

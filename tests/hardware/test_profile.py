@@ -10,14 +10,14 @@ import pytest
 
 from aquasim.hardware.grid import Grid, locate
 from aquasim.hardware.links import LinkKind
-from aquasim.hardware.profile import FOLDER, load_profile, profile_names
+from aquasim.hardware.profile import FOLDER, kernel_profile_names, load_profile, profile_names
 
 LINKS = {"nvlink", "pcie_h2d", "pcie_d2h", "host_dram"}
 
 
 def test_shipped_profiles() -> None:
     """Six GPUs ship, each known in any case, small and quick to load."""
-    assert profile_names() == ["a100", "h100", "h200", "l40s", "rtx4090", "rtxpro6000"]
+    assert profile_names() == ["a100", "a10g", "h100", "h200", "l40s", "rtx4090", "rtxpro6000", "t4"]
     for name in profile_names():
         assert (FOLDER / f"{name}.json").stat().st_size < 250_000
         start = perf_counter()
@@ -25,7 +25,7 @@ def test_shipped_profiles() -> None:
         assert perf_counter() - start < 0.1
 
 
-@pytest.mark.parametrize("name", profile_names())
+@pytest.mark.parametrize("name", kernel_profile_names())
 def test_every_block_says_where_it_comes_from(name: str) -> None:
     """Each block of figures has a source, each fit its residuals on samples held out."""
 
@@ -43,7 +43,7 @@ def test_every_block_says_where_it_comes_from(name: str) -> None:
             check(block, key)
 
 
-@pytest.mark.parametrize("name", profile_names())
+@pytest.mark.parametrize("name", kernel_profile_names())
 def test_rates_are_below_peaks(name: str) -> None:
     """What was measured stays below what the vendor states, for memory and for every link."""
     profile = load_profile(name)
@@ -53,7 +53,7 @@ def test_rates_are_below_peaks(name: str) -> None:
         assert 0 < link.bandwidth <= link.peak
 
 
-@pytest.mark.parametrize("name", profile_names())
+@pytest.mark.parametrize("name", kernel_profile_names())
 def test_products_rise_along_every_axis(name: str) -> None:
     """At the knots a product of more tokens, outputs or inputs takes no less time."""
     grid = load_profile(name).gemm
@@ -67,7 +67,9 @@ def test_products_rise_along_every_axis(name: str) -> None:
 
 def test_unknown_profile_lists_the_known() -> None:
     """An unknown name is answered with the known ones in one line."""
-    with pytest.raises(ValueError, match=r"^unknown hardware profile 'b200'; known: a100, .*, rtxpro6000$"):
+    with pytest.raises(
+        ValueError, match=r"^unknown hardware profile 'b200'; known: a100, .*, rtxpro6000, t4$"
+    ):
         load_profile("b200")
 
 

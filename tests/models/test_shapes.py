@@ -23,6 +23,7 @@ PARAMETERS = {
     "Qwen2.5-7B": 7_615_616_512,
     "BLOOM-176B": 176_247_271_424,
     "OPT-30B": 29_974_540_288,
+    "Llama-mini": 12_587_904,  # ours: nothing is published
 }
 
 KV_KIB = {

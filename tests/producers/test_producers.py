@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from aquasim.errors import UserError
-from aquasim.hardware.profile import Profile, load_profile, profile_names
+from aquasim.hardware.profile import Profile, kernel_profile_names, load_profile
 from aquasim.producers import Producer, load_producer, producer_names
 from aquasim.producers.load import FILE
 
 GIB = 2**30
-PAIRS = [(name, gpu) for name in producer_names() for gpu in profile_names()]
+PAIRS = [(name, gpu) for name in producer_names() for gpu in kernel_profile_names()]
 BATCHES = [*range(1, 20), 24, 32, 50, 64, 100]
 
 
@@ -69,7 +69,7 @@ def test_memory_bound_time_is_a_part(pair: tuple[Producer, Profile]) -> None:
 
 
 @pytest.mark.parametrize("name", ["sd", "sdxl", "kandinsky"])
-@pytest.mark.parametrize("gpu", profile_names())
+@pytest.mark.parametrize("gpu", kernel_profile_names())
 def test_images_saturate(name: str, gpu: str) -> None:
     """Image models are bound by arithmetic: the largest batch gives over 85 % of an endless one's throughput."""
     producer, profile = load_producer(name), load_profile(gpu)

@@ -40,7 +40,7 @@ def tables():
     #                     step start first growth n batch context prefill prefills free waiting paged
     add("steps", 0, 1 * S, 2 * S, 0, 1, 0, 0, 6, 1, 90, 0, 0)
     add("steps", 1, 4 * S, 1 * S, 1 * S, 3, 1, 10, 0, 0, 80, 2, 1)
-    add("spans", 7, 1, 1)
+    add("spans", 7, 1, 1, 0)
     #                        request arrival admitted first end prompt output cached outcome
     add("requests", 8, 0, -1, -1, 0, 99, 0, 0, 1)
     add("requests", 7, 0, 1 * S, 3 * S, 10 * S, 10, 4, 4, 0)

@@ -144,7 +144,7 @@ def test_the_command_prints_and_writes(
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (("neon",), "unknown paper 'neon'; known: aqua"),
+        (("neon",), "unknown paper 'neon'; known: aqua, neo"),
         (
             ("aqua", "--only", "lnks"),
             "--only lnks: unknown claim; did you mean 'links'? known: " + ", ".join(CLAIMS),

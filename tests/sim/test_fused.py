@@ -11,6 +11,7 @@ from aquasim.records.run import Run
 from aquasim.scenario import load_scenario
 from aquasim.sim.simulate import Plan, simulate_system
 
+PLAIN = sorted(name for name, policy in POLICIES.items() if policy.lanes is None)
 PAGING = {name for name, policy in POLICIES.items() if policy.pages}
 SEEDS = range(4)
 
@@ -51,7 +52,7 @@ def tables(run: Run, *names: str) -> dict[str, list[Any]]:
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("policy", PLAIN)
 def test_fused_equals_stepped_to_the_nanosecond(policy: str, seed: int) -> None:
     """Requests, preemptions, transfers and moves are the same rows; only steps are fewer."""
     resolved = plan(policy, seed)
@@ -142,7 +143,7 @@ def limits_of(resolved: Plan, run: Run) -> Limits:
     )
 
 
-@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("policy", PLAIN)
 def test_replay_of_a_simulated_run_gives_its_commands(policy: str) -> None:
     """The recorded events, fed to a fresh scheduler twice, give the same commands: one step per row recorded."""
     resolved = plan(policy, 2)
@@ -171,7 +172,7 @@ def test_recording_changes_nothing(policy: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4, 10))
-@pytest.mark.parametrize("policy", sorted(POLICIES))
+@pytest.mark.parametrize("policy", PLAIN)
 def test_fused_equals_stepped_more_often(policy: str, seed: int) -> None:
     """The same over more shapes."""
     test_fused_equals_stepped_to_the_nanosecond(policy, seed)

@@ -6,6 +6,7 @@ from aquasim.core.policies.base import Policy
 from aquasim.core.policies.cfs import Aqua, Cfs
 from aquasim.core.policies.fcfs import Fcfs, FcfsSwap
 from aquasim.core.policies.mlfq import Mlfq
+from aquasim.core.policies.neo import FastDecode, GpuOnly, Neo
 from aquasim.core.policies.oracles import Sjf, Srpt
 from aquasim.core.policies.priority import Priority
 
@@ -19,6 +20,9 @@ POLICIES: dict[str, type[Policy]] = {
     "srpt": Srpt,
     "cfs": Cfs,
     "aqua": Aqua,
+    "neo": Neo,
+    "gpu-only": GpuOnly,
+    "fastdecode": FastDecode,
 }
 
 

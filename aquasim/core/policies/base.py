@@ -1,7 +1,9 @@
 """What a policy may decide. The defaults are first come, first served."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from aquasim.core.predictor import Predictor
 from aquasim.core.queues import Fifo, Queue
 from aquasim.core.request import Request
 
@@ -9,6 +11,22 @@ if TYPE_CHECKING:
     from aquasim.core.scheduler import Scheduler
 
 FOREVER = 1 << 62
+
+
+@dataclass(frozen=True, slots=True)
+class LaneRules:
+    """How `aquasim.core.lanes` splits an iteration between the GPU and the host's cores.
+
+    host: requests may decode on the host. gpu: requests may decode on the GPU. guarded: with the guards against
+    livelocks that `aquasim.core.lanes` names. swap_in: requests return to the GPU up to this share of its blocks.
+    flat: tokens of a sub-batch below which its products take the same time.
+    """
+
+    host: bool = True
+    gpu: bool = True
+    guarded: bool = True
+    swap_in: float = 0.95
+    flat: int = 128
 
 
 class Policy:
@@ -38,6 +56,11 @@ class Policy:
     in_order = False
     """A shortage of blocks is met request by request in running order, as vLLM does; matters where `victim` is
     not the last in that order, and slices do not care."""
+
+    lanes: LaneRules | None = None
+    """Iterations have lanes, by these rules."""
+    predictor: Predictor | None = None
+    """What iterations are expected to take; whoever makes a policy that needs it sets it."""
 
     def queue(self) -> Queue:
         """Return the empty waiting queue."""

@@ -67,7 +67,7 @@ class Sdpa:
         total = span.start + span.tokens
         positions = torch.arange(total, device=span.blocks.device)
         slots = self.pool.slots(span.blocks[positions // self.pool.block_size], positions)
-        options = self._causal(span.tokens, total)
+        options = causal_options(span.tokens, total, self.pool.device, self.pool.dtype)
         return _Part(span.first, span.first + span.tokens, slots.unsqueeze(0), options, False)
 
     def _separate(self, decodes: Decodes) -> list[_Part]:
@@ -86,14 +86,14 @@ class Sdpa:
         options = {"attn_mask": seen[:, None, None, :]}
         return _Part(0, len(slots), slots, options, True)
 
-    def _causal(self, new: int, total: int) -> dict[str, Any]:
-        """Return options for `new` queries that end where the `total` keys end."""
-        if new == 1:
-            return {}
-        if new == total:
-            return {"is_causal": True}
-        device = self.pool.device
-        flash = device.type == "cuda" and self.pool.dtype.itemsize == 2  # it takes half precision only
-        if flash:
-            return {"attn_mask": causal_lower_right(new, total)}
-        return {"attn_mask": torch.ones(new, total, dtype=torch.bool, device=device).tril_(total - new)}
+
+def causal_options(new: int, total: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """Return options of torch's attention for `new` queries that end where the `total` keys end."""
+    if new == 1:
+        return {}
+    if new == total:
+        return {"is_causal": True}
+    flash = device.type == "cuda" and dtype.itemsize == 2  # it takes half precision only
+    if flash:
+        return {"attn_mask": causal_lower_right(new, total)}
+    return {"attn_mask": torch.ones(new, total, dtype=torch.bool, device=device).tril_(total - new)}

@@ -1,0 +1,74 @@
+"""`aquasim validate`: published runs replayed, or a scenario run on this machine."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aquasim.errors import UserError
+
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def validate(
+    datasets: Annotated[
+        list[Path],
+        typer.Argument(metavar="DATASET...", help="Folders of measured runs; --on hardware: SCENARIO."),
+    ],
+    json: JsonOption = False,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Draw measured against simulated distributions there.")
+    ] = None,
+    every: Annotated[bool, typer.Option("--runs", help="A row per run, however many there are.")] = False,
+    on: Annotated[
+        str | None, typer.Option(metavar="hardware", help="Run a scenario here, and simulate it.")
+    ] = None,
+    systems: Annotated[str | None, typer.Option(metavar="A,B", help="Hardware: only these systems.")] = None,
+    repeats: Annotated[int, typer.Option(min=1, max=100, help="Hardware: real runs of each system.")] = 2,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Hardware: change one value.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Hardware: write records and figures there."),
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Hardware: replace an earlier one.")] = False,
+    weights: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Hardware: GGUF or safetensors; random if left out.")
+    ] = None,
+    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Hardware: what computes.")] = "auto",
+    accelerate: Annotated[
+        float, typer.Option(metavar="TIMES", help="Hardware: arrivals so many times as fast.")
+    ] = 1.0,
+    peers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="SOCKET", help="Hardware: a coordinator; if left out, one is started with a donor."
+        ),
+    ] = None,
+    clock: Annotated[
+        str,
+        typer.Option(
+            metavar="wall|cpu", help="Hardware: cpu leaves out time that other programs had the core."
+        ),
+    ] = "wall",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Hardware: a missed target is exit code 1.")
+    ] = False,
+) -> None:
+    """Set simulated figures beside measured ones: of published serving runs, or of this machine (--on hardware)."""
+    if on is None:
+        from aquasim.cli.validate import validate_command
+
+        validate_command(datasets, json, plot, every)
+        return
+    if on != "hardware" or len(datasets) != 1:
+        raise UserError(f"validate --on {on}: write validate SCENARIO --on hardware, with one scenario")
+    from aquasim.cli.validate_hardware import Wishes, hardware_command
+
+    chosen = [name for name in (systems or "").split(",") if name]
+    wishes = Wishes(
+        chosen, set_ or [], repeats, out, overwrite, json, weights, device, accelerate, peers, clock, strict
+    )
+    sys.exit(hardware_command(str(datasets[0]), wishes))
