@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from aquasim import __version__
-from aquasim.cli import coordinator, donate, reproduce, validation
+from aquasim.cli import coordinator, donate, reproduce, serve, validation
 from aquasim.errors import UserError
 
 app = typer.Typer(
@@ -249,6 +249,7 @@ app.add_typer(coordinator.app, name="coordinator")
 app.command()(donate.donate)
 app.command()(validation.validate)
 app.command()(reproduce.reproduce)
+app.command()(serve.serve)
 
 
 def _version(value: bool) -> None:

@@ -47,7 +47,7 @@ def hardware_command(
 
     options = Options(device=device, weights=weights, accelerate=accelerate, check=check, peers=peers)
     plan = hardware_plan(scenario, options)
-    with _peers(plan, chosen, peers) as socket, Bar([chosen]) as bar:
+    with peers_for(plan, chosen, peers) as socket, Bar([chosen]) as bar:
         run = run_local(plan, chosen, replace(options, peers=socket), bar.progress(chosen))
     if out is not None:
         save_run(run, out, overwrite)
@@ -64,7 +64,7 @@ def hardware_command(
 
 
 @contextmanager
-def _peers(plan: "Plan", system: str, given: Path | None) -> Iterator[Path | None]:
+def peers_for(plan: "Plan", system: str, given: Path | None) -> Iterator[Path | None]:
     """Give the coordinator's socket: the user's, or with "own" that of one which runs as long as this."""
     table = plan.scenario.systems.get(system)
     if given != OWN or table is None or "peer" not in table.tiers:
