@@ -6,6 +6,7 @@ from typing import Any
 
 from aquasim.hardware.attention import FOREVER, Chunk
 from aquasim.hardware.profile import Profile
+from aquasim.hardware.serving import Serving
 from aquasim.models import Model
 
 
@@ -13,13 +14,14 @@ class RateCost:
     """Cost of iterations from a profile's `rates` block (see `aquasim.calibrate.rates`), on one GPU.
 
     Products of a layer take a time per parameter that depends on the tokens only, in tiles; decode attention reads
-    the KV cache at a rate; prefill attention computes at a rate. Times are ns.
+    the KV cache at a rate; prefill attention computes at a rate. `serving` adds what its engine's host takes per
+    iteration. Times are ns.
 
     Raises:
         ValueError: more than one GPU, or a mixture of experts.
     """
 
-    def __init__(self, profile: Profile, model: Model, tp: int = 1) -> None:
+    def __init__(self, profile: Profile, model: Model, tp: int = 1, *, serving: Serving | None = None) -> None:
         block: dict[str, Any] = profile.blocks["rates"]
         if tp != 1 or model.experts:
             raise ValueError(f"{profile.name}: only layers of dense models on one GPU are known, not tp={tp}")
@@ -35,7 +37,9 @@ class RateCost:
         self._kv_start: float = block["kv_start_s"] * 1e9
         self._kv_ns: float = self._kv_bytes / self.depth / block["kv_bytes_per_s"] * 1e9
         self._pair_ns: float = 4 * model.heads * model.head_dim / block["prefill_flops_per_s"] * 1e9
-        self._fixed: float = block["iteration_s"] * 1e9
+        fixed = block["iteration_s"]
+        decode_s, mixed_s = serving.host_s(1) if serving is not None else (0.0, 0.0)
+        self._fixed = ((fixed + decode_s) * 1e9, (fixed + mixed_s) * 1e9)
 
     def layer_ns(self, tokens: int) -> float:
         """Return the products of one layer."""
@@ -51,7 +55,7 @@ class RateCost:
 
     def rest_ns(self, sampled: int, mixed: bool) -> float:
         """Return what an iteration takes once: the output head over `sampled` sequences, and the host's work."""
-        return self._head.ns(sampled) + self._fixed
+        return self._head.ns(sampled) + self._fixed[mixed]
 
     def decode(self, batch: int, context: int) -> tuple[int, int, int]:
         """See Steps."""

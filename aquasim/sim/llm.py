@@ -180,7 +180,7 @@ class Llm:
 
     def _rated(self) -> RateCost:
         try:
-            return RateCost(self.profile, self.model, self.tp)
+            return RateCost(self.profile, self.model, self.tp, serving=self.serving)
         except ValueError as error:
             raise UserError(f"{self.where}{error}") from None
 
