@@ -135,7 +135,6 @@ def build(s: "Scheduler") -> tuple[Chunks, bool, int]:
     """
     rules = s.policy.lanes
     assert rules is not None
-    s.lanes = None
     if s.parked:
         s.unpark()
     out = _swap_out(s)
