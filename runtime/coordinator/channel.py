@@ -45,13 +45,15 @@ class Channel:
         self._out: deque[tuple[memoryview, int | None]] = deque()
         self._waiting = 0
         self.open = True
+        self._heard = True
+        """Whether the other side still takes what is sent."""
         self._loop.add_reader(sock, self._readable)
 
     def send(self, text: bytes, fd: int | None = None) -> None:
         """Queue a frame; owns `fd` from now on. Said to a closed connection, it is lost."""
         if len(text) > LIMIT:
             self.close(f"a frame of {len(text)} bytes was to be sent; {LIMIT} is the limit")
-        if not self.open:
+        if not self.open or not self._heard:
             _close(fd)
             return
         word = len(text) | (_WITH if fd is not None else 0)
@@ -75,10 +77,10 @@ class Channel:
         self._loop.remove_reader(self._sock)
         self._loop.remove_writer(self._sock)
         self._sock.close()
-        for fd in [*self._fds, *(fd for _, fd in self._out)]:
+        for fd in self._fds:
             _close(fd)
         self._fds.clear()
-        self._out.clear()
+        self._drop()
         self._closed(reason)
 
     def _writable(self) -> None:
@@ -88,8 +90,22 @@ class Channel:
                     self._loop.add_writer(self._sock, self._writable)
                     return
             self._loop.remove_writer(self._sock)
+        except (BrokenPipeError, ConnectionResetError):
+            self._deaf()
         except OSError as error:
             self.close(error.strerror or str(error))
+
+    def _deaf(self) -> None:
+        """The other side is gone; what it said before (that it closed a lease, say) is still read, up to its end."""
+        self._loop.remove_writer(self._sock)
+        self._heard = False
+        self._drop()
+
+    def _drop(self) -> None:
+        """Forget what was to be sent."""
+        for _, fd in self._out:
+            _close(fd)
+        self._out.clear()
 
     def _write(self, data: memoryview, fd: int | None) -> bool:
         """Send some of the first frame; return False if the socket takes no more."""

@@ -156,6 +156,27 @@ def test_an_end_in_the_middle_of_a_frame_is_told_from_a_good_one(data: bytes, re
     assert end.got == []
 
 
+def test_last_words_are_heard_although_nobody_hears_the_answer() -> None:
+    """Who says three things and is gone has said all three, even if the first one is answered: into nothing."""
+
+    async def scene(end: End) -> None:
+        def answer(text: bytes, fd: int | None) -> None:
+            end.take(text, fd)
+            end.channel.send(b"answer", os.memfd_create("test"))
+
+        end.channel._frame = answer
+        end.raw.sendall(frame(b"a") + frame(b"b"))
+        file = os.memfd_create("test")
+        socket.send_fds(end.raw, [frame(b"c", WITH)], [file])
+        os.close(file)
+        end.raw.close()
+        await drain(end)
+
+    end = play(scene)
+    assert [text for text, _ in end.got] == [b"a", b"b", b"c"]
+    assert end.ended == [GONE]
+
+
 def test_somebody_who_does_not_read_is_cut_off() -> None:
     """What waits for a stopped process is bounded."""
 
