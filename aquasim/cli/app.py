@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from aquasim import __version__
-from aquasim.cli import coordinator, donate, reproduce, serve, validation
+from aquasim.cli import coordinator, donate, reproduce, serve, surplus, validation
 from aquasim.errors import UserError
 
 app = typer.Typer(
@@ -214,30 +214,6 @@ def place(
 
 
 @app.command()
-def surplus(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="A known model, a config.json, or an image or audio producer."),
-    ],
-    profile: Annotated[str, typer.Option(metavar="NAME", help="Hardware profile.")] = "h100",
-    tp: Annotated[int, typer.Option(help="GPUs that share the model.")] = 1,
-    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 512,
-    output: Annotated[int, typer.Option(min=1, help="Tokens of an output.")] = 256,
-    rate: Annotated[
-        float | None, typer.Option(help="Requests per second; left out, the load that saturates throughput.")
-    ] = None,
-    sweep: Annotated[
-        Path | None, typer.Option(metavar="FILE.csv", help="A measured sweep: batch,tokens_per_s,kv_gib.")
-    ] = None,
-    json: JsonOption = False,
-) -> None:
-    """Say how many GiB each GPU can lend under a model and a load, or lacks."""
-    from aquasim.cli.surplus import surplus_command
-
-    surplus_command(model, profile, tp, prompt, output, rate, sweep, json)
-
-
-@app.command()
 def doctor(socket: coordinator.SocketOption = None, json: JsonOption = False) -> None:
     """Say which memory can be lent on this machine and how fast, and why not the rest."""
     from aquasim.cli.doctor import doctor_command
@@ -250,6 +226,7 @@ app.command()(donate.donate)
 app.command()(validation.validate)
 app.command()(reproduce.reproduce)
 app.command()(serve.serve)
+app.command()(surplus.surplus)
 
 
 def _version(value: bool) -> None:

@@ -3,7 +3,9 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
 
 from aquasim.errors import UserError
 
@@ -37,6 +39,27 @@ def _items(items: str) -> _Words:
         ("batch", "items_per_s", "work_gib", "batch_s"),
         "a batch's work",
     )
+
+
+def surplus(
+    model: Annotated[
+        str,
+        typer.Argument(metavar="MODEL", help="A known model, a config.json, or an image or audio producer."),
+    ],
+    profile: Annotated[str, typer.Option(metavar="NAME", help="Hardware profile.")] = "h100",
+    tp: Annotated[int, typer.Option(help="GPUs that share the model.")] = 1,
+    prompt: Annotated[int, typer.Option(min=1, help="Tokens of a prompt.")] = 512,
+    output: Annotated[int, typer.Option(min=1, help="Tokens of an output.")] = 256,
+    rate: Annotated[
+        float | None, typer.Option(help="Requests per second; left out, the load that saturates throughput.")
+    ] = None,
+    sweep: Annotated[
+        Path | None, typer.Option(metavar="FILE.csv", help="A measured sweep: batch,tokens_per_s,kv_gib.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say how many GiB each GPU can lend under a model and a load, or lacks."""
+    surplus_command(model, profile, tp, prompt, output, rate, sweep, json)
 
 
 def surplus_command(

@@ -156,6 +156,11 @@ def simulate_system(
     )
     source.start(engine)
     _advance(env, plan.workload, source, progress)
+    if engine.live and policy.lanes is not None and not policy.lanes.guarded:
+        raise UserError(
+            f"systems.{name}: {len(engine.live)} requests never end: without its guards (faithful) this scheduler"
+            " stands still where a request outgrows its limits"
+        )
     assert not engine.live, f"requests never ended: {list(engine.live)[:5]}"
     run = Run([(name, tables)], _meta(plan, name, system, limits, policy, server, env))
     run.log = engine.log

@@ -140,3 +140,20 @@ def test_what_cannot_be_simulated_is_a_users_error(changes: list[str], part: str
 
     with pytest.raises(UserError, match=part):
         simulate_system(Plan.of(load_scenario("neo/osc-t4", [*changes, "workload.requests=5"])), "neo")
+
+
+def test_a_scheduler_without_guards_that_stands_still_says_so() -> None:
+    """Not a traceback: how many requests never end, and why."""
+    from aquasim.errors import UserError
+
+    changes = [
+        "engine.max_model_len=830", "workload.requests=1", 'workload.prompt={"kind"="fixed","tokens"=700}',
+        'workload.output={"kind"="fixed","tokens"=120}', 'workload.arrivals={"kind"="at-once"}',
+    ]  # fmt: skip
+    scenario = load_scenario("neo/length-t4", [*changes, "systems.neo.options.faithful=true"])
+    two = load_scenario(
+        "neo/length-t4", [*changes, "workload.requests=2", "systems.neo.options.faithful=true"]
+    )
+    assert simulate_system(Plan.of(scenario), "neo").summary()["requests_done"] == 1
+    with pytest.raises(UserError, match=r"systems.neo: 1 requests never end: without its guards"):
+        simulate_system(Plan.of(two), "neo")
