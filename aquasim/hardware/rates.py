@@ -21,7 +21,9 @@ class RateCost:
         ValueError: more than one GPU, or a mixture of experts.
     """
 
-    def __init__(self, profile: Profile, model: Model, tp: int = 1, *, serving: Serving | None = None) -> None:
+    def __init__(
+        self, profile: Profile, model: Model, tp: int = 1, *, serving: Serving | None = None
+    ) -> None:
         block: dict[str, Any] = profile.blocks["rates"]
         if tp != 1 or model.experts:
             raise ValueError(f"{profile.name}: only layers of dense models on one GPU are known, not tp={tp}")
@@ -37,9 +39,9 @@ class RateCost:
         self._kv_start: float = block["kv_start_s"] * 1e9
         self._kv_ns: float = self._kv_bytes / self.depth / block["kv_bytes_per_s"] * 1e9
         self._pair_ns: float = 4 * model.heads * model.head_dim / block["prefill_flops_per_s"] * 1e9
-        fixed = block["iteration_s"]
+        fixed = float(block["iteration_s"])
         decode_s, mixed_s = serving.host_s(1) if serving is not None else (0.0, 0.0)
-        self._fixed = ((fixed + decode_s) * 1e9, (fixed + mixed_s) * 1e9)
+        self._fixed: tuple[float, float] = ((fixed + decode_s) * 1e9, (fixed + mixed_s) * 1e9)
 
     def layer_ns(self, tokens: int) -> float:
         """Return the products of one layer."""

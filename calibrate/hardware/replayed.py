@@ -5,6 +5,7 @@ from itertools import zip_longest
 from typing import Any, NamedTuple
 
 from aquasim.core import Limits, Scheduler
+from aquasim.core.predictor import Predictor
 from aquasim.records.run import Run
 from aquasim.sim.simulate import Plan, system_limits
 
@@ -24,7 +25,10 @@ def check(plan: Plan, system: str, run: Run) -> Replayed:
     table = plan.scenario.systems[system]
     limits = system_limits(plan, table, fused=False)
     tiers = tuple((tier, 0 if tier == "peer" else blocks) for tier, blocks in limits.tiers)
-    again = _replay(replace(limits, tiers=tiers), plan.llm.policy(table, f"systems.{system}"), run.log)
+    policy = plan.llm.policy(table, f"systems.{system}")
+    if run.meta.get("predictor") is not None:
+        policy.predictor = Predictor.from_json(run.meta["predictor"])
+    again = _replay(replace(limits, tiers=tiers), policy, run.log)
     pairs = enumerate(zip_longest(run.commands, again))
     differs = next((f"command {i}: {was}, replayed {now}" for i, (was, now) in pairs if was != now), None)
     events = sum(event is not None for _, event in run.log)

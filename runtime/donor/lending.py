@@ -69,7 +69,7 @@ class Lending:
     def _hook(self) -> None:
         executor = self.executor
         executor.upkeep, executor.boundary, executor.on_released = self.upkeep, self.between, self.released
-        executor.place = self.frames.places
+        executor.rows.place = self.frames.places
         if executor.pager is not None:
             executor.pager.hbm = self.frames
         self._note_size()

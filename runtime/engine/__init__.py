@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from aquasim.runtime.engine.attention import Attention
     from aquasim.runtime.engine.batch import DecodeBatch
     from aquasim.runtime.engine.config import LlamaConfig, RopeScaling
+    from aquasim.runtime.engine.lanes import Hosted, HostLanes, Sides
     from aquasim.runtime.engine.parallel import Ranks
     from aquasim.runtime.engine.pool import KvPool
     from aquasim.runtime.engine.runner import Prefill, Runner
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Attention",
     "DecodeBatch",
+    "HostLanes",
+    "Hosted",
     "KvPool",
     "LlamaConfig",
     "Prefill",
@@ -35,6 +38,7 @@ __all__ = [
     "RopeScaling",
     "Runner",
     "Sampling",
+    "Sides",
     "Weights",
     "load_weights",
     "random_weights",
@@ -43,6 +47,8 @@ __all__ = [
 _MODULES = {
     "Attention": "attention",
     "DecodeBatch": "batch",
+    "HostLanes": "lanes",
+    "Hosted": "lanes",
     "KvPool": "pool",
     "LlamaConfig": "config",
     "Prefill": "runner",
@@ -50,6 +56,7 @@ _MODULES = {
     "RopeScaling": "config",
     "Runner": "runner",
     "Sampling": "sampling",
+    "Sides": "lanes",
     "Weights": "weights",
     "load_weights": "weights",
     "random_weights": "weights",

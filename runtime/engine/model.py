@@ -14,6 +14,8 @@ from aquasim.runtime.engine.weights import Layer, Weights
 
 Rows = Callable[[torch.Tensor], torch.Tensor]
 Bias = torch.Tensor | None
+Turn = tuple[torch.Tensor, torch.Tensor]
+"""Cosines and sines of rows' positions."""
 
 
 class Cache(Protocol):
@@ -49,12 +51,38 @@ class Model:
         `slots` are where keys and values go; rows beyond them are nobody's and fill up a padded shape. All int64.
         `delta` is what adapters add.
         """
-        hidden = self._embed(tokens)
-        turn = (self._cos[positions], self._sin[positions])
-        for number, layer in enumerate(self.weights.layers):
-            hidden = hidden + self._attention(number, layer, hidden, turn, slots, attend, delta)
-            hidden = hidden + self._mlp(number, layer, hidden, delta)
+        hidden = self.embed(tokens)
+        turn = self.turn(positions)
+        mine = len(slots)
+        for number in range(len(self.weights.layers)):
+            queries, keys, values = self.before(number, hidden, turn, delta)
+            self.pool.write(number, slots, keys[:mine], values[:mine])
+            hidden = self.after(number, hidden, attend(number, queries), delta)
         return hidden
+
+    def before(
+        self, number: int, hidden: torch.Tensor, turn: Turn, delta: Delta | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Compute what comes before a layer's attention: queries, keys and values `[rows, heads, head_dim]`."""
+        layer = self.weights.layers[number]
+        normed = self._norm(hidden, layer.attention_norm)
+        mixed = _plus(delta, number, "qkv", normed, self._product(normed, layer.qkv, layer.qkv_bias))
+        split = mixed.view(len(mixed), self.heads + 2 * self.kv_heads, self.config.head_dim)
+        turned = _rotate(self._head_norms(layer, split[:, : self.heads + self.kv_heads]), *turn)
+        return turned[:, : self.heads], turned[:, self.heads :], split[:, self.heads + self.kv_heads :]
+
+    def after(
+        self, number: int, hidden: torch.Tensor, attended: torch.Tensor, delta: Delta | None = None
+    ) -> torch.Tensor:
+        """Compute the rest of a layer, from `attended` `[rows, heads * head_dim]`; return `[rows, hidden]`."""
+        layer = self.weights.layers[number]
+        product = _plus(delta, number, "output", attended, self._product(attended, layer.output))
+        hidden = hidden + self.ranks.add(product)
+        return hidden + self._mlp(number, layer, hidden, delta)
+
+    def turn(self, positions: torch.Tensor) -> Turn:
+        """Return by which angles rows at these positions are turned."""
+        return self._cos[positions], self._sin[positions]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return `[rows, vocab]` in float32 for `[rows, hidden]`, the same on every rank."""
@@ -67,27 +95,14 @@ class Model:
         missing = -len(rows) % self.padded if self.padded else 0
         return pad(rows, (0,) * (2 * rows.ndim - 1) + (missing,)) if missing else rows
 
-    def _embed(self, tokens: torch.Tensor) -> torch.Tensor:
+    def embed(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return `[rows, hidden]` for tokens `[rows]`."""
         table = self.weights.embedding
         if self._first_token is None:
             return embedding(tokens, table)
         local = tokens - self._first_token
         mine = (local >= 0) & (local < len(table))
         return self.ranks.add(embedding(local * mine, table) * mine.unsqueeze(1))
-
-    def _attention(
-        self, number: int, layer: Layer, hidden: torch.Tensor, turn: tuple[torch.Tensor, torch.Tensor],
-        slots: torch.Tensor, attend: Attend, delta: Delta | None,
-    ) -> torch.Tensor:  # fmt: skip
-        normed = self._norm(hidden, layer.attention_norm)
-        mixed = _plus(delta, number, "qkv", normed, self._product(normed, layer.qkv, layer.qkv_bias))
-        split = mixed.view(len(mixed), self.heads + 2 * self.kv_heads, self.config.head_dim)
-        turned = _rotate(self._head_norms(layer, split[:, : self.heads + self.kv_heads]), *turn)
-        queries, keys = turned[:, : self.heads], turned[:, self.heads :]
-        mine = len(slots)
-        self.pool.write(number, slots, keys[:mine], split[:mine, self.heads + self.kv_heads :])
-        attended = attend(number, queries)
-        return self.ranks.add(_plus(delta, number, "output", attended, self._product(attended, layer.output)))
 
     def _head_norms(self, layer: Layer, queries_keys: torch.Tensor) -> torch.Tensor:
         if layer.query_norm is None or layer.key_norm is None:

@@ -12,6 +12,7 @@ from aquasim.runtime.engine.batch import DecodeBatch
 from aquasim.runtime.engine.config import LlamaConfig
 from aquasim.runtime.engine.deltas import Delta, Loras
 from aquasim.runtime.engine.graphs import DecodeGraphs
+from aquasim.runtime.engine.lanes import NOBODY, Hosted, HostLanes, Sides, run, sub_batch
 from aquasim.runtime.engine.model import Model
 from aquasim.runtime.engine.parallel import Ranks
 from aquasim.runtime.engine.pool import KvPool
@@ -27,7 +28,8 @@ class Prefill:
     """A chunk of a prompt: `tokens` from position `start` on, whose predecessors are in `blocks` already.
 
     `blocks` are those of the whole sequence, in order. `samples`: choose the token that follows the chunk.
-    `adapter` is the slot of its LoRA adapter; -1: none.
+    `adapter` is the slot of its LoRA adapter; -1: none. `staged`: a whole prompt whose keys and values go to the
+    host's pool, in `blocks` of that pool, layer by layer.
     """
 
     id: int
@@ -37,6 +39,7 @@ class Prefill:
     samples: bool = True
     sampling: Sampling = GREEDY
     adapter: int = -1
+    staged: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,6 +71,8 @@ class Runner:
     With `world` ranks, each process makes one with its `rank`, its part of the weights and its pool, and gives all
     ranks the same calls in the same order; all return the same tokens. Torch.distributed is initialised before.
 
+    `host` is where some requests' keys and values stay, and the cores that attend to them (NEO).
+
     Raises ValueError where weights, pool and config do not fit each other, RuntimeError as `Ranks`, and where
     `padded` does not make rows independent.
     """
@@ -76,7 +81,7 @@ class Runner:
         self, config: LlamaConfig, weights: Weights, pool: KvPool, *, attention: str | None = None,
         device: str | torch.device = "cpu", padded: int | None = None, max_seqs: int = 256, max_len: int = 0,
         graphs: bool = True, rank: int = 0, world: int = 1, group: "ProcessGroup | None" = None,
-        loras: Loras | None = None,
+        loras: Loras | None = None, host: HostLanes | None = None,
     ) -> None:  # fmt: skip
         self.device = torch.device(device)
         _fit(config, weights, pool, self.device, rank, world)
@@ -84,42 +89,52 @@ class Runner:
             raise ValueError(f"adapters are whole on one rank; there are {world} ranks")
         if padded is not None and padded < 1:
             raise ValueError(f"padded is {padded}; it must be at least 1, or None")
-        self.config, self.pool, self.loras = config, pool, loras
+        if host is not None and loras is not None:
+            raise ValueError(
+                "adapters are for requests on the GPU: there are none beside a host that attends"
+            )
+        self.config, self.pool, self.loras, self.host = config, pool, loras, host
         self._padded = padded or 0
         self.max_len = _longest(config, pool, max_len)
         blocks = -(-self.max_len // pool.block_size)
         self.batch = DecodeBatch(max_seqs, blocks, pool.block_size, pool.idle, self.device)
         """The sequences that decode: `join`, `leave` and `grow` it between steps."""
         ranks = Ranks(rank, world, group)
-        self._model = Model(config, weights, pool, ranks, blocks * pool.block_size, padded or 0)
+        self.model = Model(config, weights, pool, ranks, blocks * pool.block_size, padded or 0)
         name = attention or ("triton" if self.device.type == "cuda" else "sdpa")
-        self._attention = make_attention(name, pool, self._model.heads, max_seqs, alone=padded is not None)
+        self.attention = make_attention(name, pool, self.model.heads, max_seqs, alone=padded is not None)
         self._graphs: DecodeGraphs | None = None
         if padded is not None:
             with torch.inference_mode():
-                self._model.check_rows()
-        elif graphs and self.device.type == "cuda" and self._attention.capturable:
+                self.model.check_rows()
+        elif graphs and self.device.type == "cuda" and self.attention.capturable:
             self._graphs = DecodeGraphs(self._captured, max_seqs, self.device)
 
-    def step(self, chunks: Sequence[Prefill] = (), decode: bool = True) -> dict[int, int]:
+    def step(
+        self, chunks: Sequence[Prefill] = (), decode: bool = True, sides: Sides = NOBODY
+    ) -> dict[int, int]:
         """Run the chunks and, if `decode`, each sequence of the batch by one token; return who got which token.
 
         The batch has then taken its tokens; a chunk's request joins it by the caller's hand. Chunks of one request
-        must not be in one step twice. Raises ValueError for a chunk outside its blocks or the model's positions, and
-        for a decode whose next block is missing; nothing has changed then.
+        must not be in one step twice. `sides` are decodes on the host, in two sub-batches of which the first has
+        everything else; their callers keep account of tokens. Raises ValueError for a chunk outside its blocks or the
+        model's positions, and for a decode whose next block is missing; nothing has changed then.
         """
         rows = self.batch.count if decode else 0
-        if not rows and not chunks:
+        hosted = [*sides.first, *sides.second]
+        if not rows and not chunks and not hosted:
             return {}
         for chunk in chunks:
             self._check(chunk)
         if rows:
             self.batch.begin()
         with torch.inference_mode():
-            tokens = choose(self._logits(chunks, rows), self._choices(chunks, rows)).cpu().numpy()
+            laned = bool(hosted) or any(chunk.staged for chunk in chunks)
+            logits = self._laned(chunks, rows, sides) if laned else self._logits(chunks, rows)
+            tokens = choose(logits, self._choices(chunks, rows, hosted)).cpu().numpy()
         if rows:
             self.batch.advance(tokens[:rows])
-        ids = self.batch.ids[:rows] + [chunk.id for chunk in chunks if chunk.samples]
+        ids = self.batch.ids[:rows] + [chunk.id for chunk in chunks if chunk.samples] + [h.id for h in hosted]
         return dict(zip(ids, tokens.tolist(), strict=True))
 
     def logits(self, chunks: Sequence[Prefill] = (), decode: bool = True) -> torch.Tensor:
@@ -135,26 +150,45 @@ class Runner:
         with torch.inference_mode():
             return self._logits(chunks, rows).cpu()  # waits for the device: its inputs may change now
 
+    def _laned(self, chunks: Sequence[Prefill], rows: int, sides: Sides) -> torch.Tensor:
+        """Run a step of which the host has a part; logits of decodes, chunks, and the host's decodes."""
+        assert self.host is not None, "this runner has no host that attends"
+        model, none = self.model, torch.zeros(0, dtype=torch.int64, device=self.device)
+        inputs = self._gathered([chunk for chunk in chunks if not chunk.staged], rows)
+        staged = [(chunk.tokens, chunk.blocks) for chunk in chunks if chunk.staged]
+        one = (inputs.tokens, inputs.positions, inputs.slots, inputs.attend)
+        other = (none, none, none, self.attention.prepare(None, ()))
+        lanes = [
+            sub_batch(model, self.host, 0, one, staged, sides.first),
+            sub_batch(model, self.host, 1, other, [], sides.second),
+        ]
+        done = run([lane for lane in lanes if lane is not None], self.config.layers)
+        self.host.settle()
+        end = rows + sum(len(chunk.tokens) for chunk in chunks)
+        wanted = [
+            _wanted(chunks, rows) + list(range(end, end + len(sides.first))),
+            list(range(len(sides.second))),
+        ]
+        picked = [rows for lane, rows in zip(lanes, wanted, strict=True) if lane is not None]
+        hidden = torch.cat([hidden[rows] for hidden, rows in zip(done, picked, strict=True)])
+        return model.logits(model.fill_up(hidden))[: len(hidden)]
+
     def _logits(self, chunks: Sequence[Prefill], rows: int) -> torch.Tensor:
         if self._graphs is not None and rows and not chunks:
             return self._graphs.run(rows)
         inputs, delta = self._inputs(chunks, rows), self._delta(chunks, rows)
-        hidden = self._model.forward(inputs.tokens, inputs.positions, inputs.slots, inputs.attend, delta)
-        wanted = list(range(rows))
-        end = rows
-        for chunk in chunks:
-            end += len(chunk.tokens)
-            wanted += [end - 1] if chunk.samples else []
+        hidden = self.model.forward(inputs.tokens, inputs.positions, inputs.slots, inputs.attend, delta)
+        wanted = _wanted(chunks, rows)
         if len(wanted) != len(hidden):
             hidden = hidden[torch.tensor(wanted, dtype=torch.int64, device=self.device)]
-        return self._model.logits(self._model.fill_up(hidden))[: len(wanted)]
+        return self.model.logits(self.model.fill_up(hidden))[: len(wanted)]
 
     def _captured(self, rows: int) -> torch.Tensor:
         """Run the first rows of the batch from its own arrays, without a look at them on the host."""
         inputs = self._decoding(rows, 0)
         delta = self.loras.masked(self.batch.adapters.device[:rows]) if self.loras is not None else None
-        hidden = self._model.forward(inputs.tokens, inputs.positions, inputs.slots, inputs.attend, delta)
-        return self._model.logits(hidden)
+        hidden = self.model.forward(inputs.tokens, inputs.positions, inputs.slots, inputs.attend, delta)
+        return self.model.logits(hidden)
 
     def _delta(self, chunks: Sequence[Prefill], rows: int) -> Delta | None:
         """Return what adapters add to the rows of a step."""
@@ -167,11 +201,15 @@ class Runner:
         batch, size = self.batch, self.pool.block_size
         tokens, positions, tables = (c.device[:rows] for c in (batch.tokens, batch.positions, batch.tables))
         blocks = tables.gather(1, (positions // size).unsqueeze(1)).squeeze(1).long()
-        attend = self._attention.prepare(Decodes(tables, positions, longest) if rows else None, spans)
+        attend = self.attention.prepare(Decodes(tables, positions, longest) if rows else None, spans)
         return _Inputs(tokens, positions, self.pool.slots(blocks, positions), attend)
 
     def _inputs(self, chunks: Sequence[Prefill], rows: int) -> _Inputs:
-        """Put decodes and chunks together."""
+        """Put decodes and chunks together, and fill up a padded shape."""
+        found, fill = self._gathered(chunks, rows), self.model.fill_up
+        return _Inputs(fill(found.tokens), fill(found.positions), found.slots, found.attend)
+
+    def _gathered(self, chunks: Sequence[Prefill], rows: int) -> _Inputs:
         columns, spans = [], []
         end = rows
         for chunk in chunks:
@@ -187,15 +225,15 @@ class Runner:
         if columns:
             new = torch.from_numpy(np.hstack([np.stack(column) for column in columns])).to(self.device)
             parts = [torch.cat(pair) for pair in zip(parts, new, strict=True)]
-        fill = self._model.fill_up
-        return _Inputs(fill(parts[0]), fill(parts[1]), parts[2], decoding.attend)
+        return _Inputs(parts[0], parts[1], parts[2], decoding.attend)
 
-    def _choices(self, chunks: Sequence[Prefill], rows: int) -> Choices:
-        sampled = [chunk for chunk in chunks if chunk.samples]
+    def _choices(self, chunks: Sequence[Prefill], rows: int, hosted: Sequence[Hosted] = ()) -> Choices:
+        sampled = [(chunk.sampling, chunk.start + len(chunk.tokens)) for chunk in chunks if chunk.samples]
+        sampled += [(each.sampling, each.position + 1) for each in hosted]
         if not sampled:
             return self.batch.choices() if rows else Choices.of([], [])
-        ends = [chunk.start + len(chunk.tokens) for chunk in sampled]
-        choices = Choices.of([chunk.sampling for chunk in sampled], ends)
+        samplings, ends = zip(*sampled, strict=True)
+        choices = Choices.of(list(samplings), list(ends))
         return self.batch.choices().joined(choices) if rows else choices
 
     def _check(self, chunk: Prefill) -> None:
@@ -204,10 +242,21 @@ class Runner:
             raise ValueError(f"request {chunk.id}: a chunk needs tokens from 0 on, not {chunk.start}..{end}")
         if not -1 <= chunk.adapter < (0 if self.loras is None else self.loras.count):
             raise ValueError(f"request {chunk.id}: there is no slot {chunk.adapter} for adapters")
+        if chunk.staged and (self.host is None or chunk.start):
+            raise ValueError(f"request {chunk.id}: whole prompts are staged, by a runner that has a host")
         if end > min(len(chunk.blocks) * self.pool.block_size, self.max_len):
             raise ValueError(
                 f"request {chunk.id}: its {len(chunk.blocks)} blocks, or {self.max_len} positions, end before {end}"
             )
+
+
+def _wanted(chunks: Sequence[Prefill], rows: int) -> list[int]:
+    """Return the rows that are to choose a token: all decodes, and the last of each chunk that does."""
+    wanted, end = list(range(rows)), rows
+    for chunk in chunks:
+        end += len(chunk.tokens)
+        wanted += [end - 1] if chunk.samples else []
+    return wanted
 
 
 def _longest(config: LlamaConfig, pool: KvPool, max_len: int) -> int:

@@ -5,6 +5,8 @@
     while executor.busy:
         executor.turn()
 
+Tensor-parallel ranks, each with its own process, cache and leases, are one engine by `executor.ranks`.
+
 Torch comes with the runner; importing this needs numpy only.
 """
 

@@ -2,29 +2,16 @@
 
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from aquasim.core import (
-    Aborted,
-    Arrived,
-    Command,
-    Event,
-    Reject,
-    Released,
-    Scheduler,
-    Step,
-    StepDone,
-    TierResized,
-    Transfer,
-    TransferDone,
-)
+from aquasim.core import Command, Event, Reject, Released, Scheduler, Step, Transfer, events
 from aquasim.core.replay import Record
-from aquasim.errors import UserError
 from aquasim.records.tables import Outcome, RunTables
+from aquasim.runtime.executor.adapters import Adapters
+from aquasim.runtime.executor.rows import Rows
 from aquasim.runtime.executor.sequence import OnToken, Sequence
+from aquasim.runtime.executor.transfers import Transfers
+from aquasim.runtime.executor.worker import Inline, Pending, Worker
 from aquasim.runtime.pager import Landed, Pager
 
 if TYPE_CHECKING:
@@ -35,61 +22,6 @@ IDLE_S = 50e-6
 """Between two looks at transfers that a step waits for."""
 
 
-class Pending(Protocol):
-    """A step under way."""
-
-    def done(self) -> bool:
-        """Whether its tokens are there."""
-
-    def result(self) -> dict[int, int]:
-        """Return who got which token; what the step raised is raised here."""
-
-
-class Worker(Protocol):
-    """Computes steps, one at a time."""
-
-    def start(self, step: Callable[[], dict[int, int]]) -> Pending:
-        """Begin to compute a step."""
-
-
-class Finished:
-    """A step that is computed."""
-
-    def __init__(self, tokens: dict[int, int]) -> None:
-        self._tokens = tokens
-
-    def done(self) -> bool:
-        """See Pending."""
-        return True
-
-    def result(self) -> dict[int, int]:
-        """See Pending."""
-        return self._tokens
-
-
-class Inline:
-    """Computes at once, in the caller's thread."""
-
-    def start(self, step: Callable[[], dict[int, int]]) -> Pending:
-        """See Worker."""
-        return Finished(step())
-
-
-class Threaded:
-    """Computes in a thread of its own; close it after use."""
-
-    def __init__(self) -> None:
-        self._pool = ThreadPoolExecutor(1, "compute")
-
-    def start(self, step: Callable[[], dict[int, int]]) -> Pending:
-        """See Worker."""
-        return self._pool.submit(step)
-
-    def close(self) -> None:
-        """End the thread once its step is computed."""
-        self._pool.shutdown()
-
-
 class Executor:
     """Drives one scheduler. `turn` does what can be done now and never waits; one thread may call it.
 
@@ -97,6 +29,8 @@ class Executor:
     plans single iterations (`Limits.max_repeat` 1). `now` is a clock in ns; a virtual one gives the
     same commands as any other executor that feeds the same events. `compute` gives an event of the runner's stream
     (None on the CPU, where what was called is done).
+
+    Parts: `transfers` (which may start, which have landed), `rows` (steps as the runner's batch and chunks).
     """
 
     def __init__(
@@ -117,6 +51,9 @@ class Executor:
         self.now = now
         self.sequences: dict[int, Sequence] = {}
         self.tables = RunTables()
+        self.adapters = Adapters()
+        self.transfers = Transfers(scheduler, pager, compute)
+        self.rows = Rows(scheduler, runner, self.sequences, self.tables, self._options, pager)
         self.log: list[Record] | None = [] if record_events else None
         self.commands: list[Command] = []
         """What was decided, if events are recorded."""
@@ -124,93 +61,63 @@ class Executor:
         """Called with the time before each decision and at the end of a step, to submit what has arrived by then."""
         self.upkeep: Callable[[], bool] | None = None
         """Called at the beginning of each turn: what a leased tier has to do; says whether it did anything."""
-        self.may_start: Callable[[Transfer, Any], bool] | None = None
-        """Asked with a transfer and its pages before it starts; one that may not is asked for again, turn by turn."""
         self.boundary: Callable[[], object] | None = None
         """Called between two steps, just before one begins: blocks may be moved within the pool."""
-        self.place: Callable[[Iterable[int]], list[int]] = list
-        """Where the scheduler's blocks are in the runner's pool, where numbers and places differ."""
-        self.loras: LoraCache | None = None
-        """Brings adapters to the runner's slots; requests arrive at the scheduler once theirs is there."""
         self.on_gone: Callable[[int, Outcome], None] | None = None
         self.on_released: Callable[[str, int], None] | None = None
+        self.follow: Callable[..., None] | None = None
+        """Told of everything that changes the engine's state, before it does: (what, ns, ...), for other ranks."""
         self.repaired = 0
         """Pages that came back spoilt and were computed again, by request."""
-        self._compute = compute
         self._worker = worker or Inline()
         self._step: Step | None = None
-        self._running: Pending | None = None
-        """The step that is out, while it is computed."""
+        self._running: Pending | None = None  # the step that is out, while it is computed
         self._start = 0
         self._repairs: list[int] = []
         self._wake: int | None = None
-        self._blocked: list[tuple[Transfer, Any]] = []
-        self._moving: set[int] = set()
-        self._transfers: dict[int, Transfer] = {}
-        self._stale = False
-        """Something happened since the last decision."""
+        self._stale = False  # something happened since the last decision
         self._aborts: list[int] = []
-        self._held: dict[int, Arrived] = {}
-        """Requests whose adapter is on its way."""
-        self._number = -1
-        """The last step that ran."""
+        self._number = -1  # the last step that ran
         scheduler.pager.track = pager is not None
 
     # --- from outside ----------------------------------------------------------------------------------------
 
     def submit(
-        self,
-        id: int,
-        prompt: Iterable[int],
-        max_tokens: int,
-        *,
-        sampling: Any = None,
-        stop: Iterable[int] = (),
-        priority: int = 0,
-        prefix: tuple[int, ...] = (),
-        arrival: int | None = None,
-        on_token: OnToken | None = None,
-        adapter: str | None = None,
-    ) -> None:
+        self, id: int, prompt: Iterable[int], max_tokens: int, *, sampling: Any = None, stop: Iterable[int] = (),
+        priority: int = 0, prefix: tuple[int, ...] = (), arrival: int | None = None,
+        on_token: OnToken | None = None, adapter: str | None = None,
+    ) -> None:  # fmt: skip
         """A request arrives now (or did at `arrival`, ns). Output beyond `max_model_len` is cut, as servers do.
 
         Raises UserError for an adapter that is none.
         """
-        number = self._adapter(adapter)
-        tokens = list(prompt)
-        longest = self.scheduler.limits.max_model_len - len(tokens)
-        output = min(max_tokens, max(1, longest))
-        now = self.now()
+        number = self.adapters.number(adapter)
+        tokens, stops, now = list(prompt), frozenset(stop), self.now()
+        arrival = now if arrival is None else arrival
+        words = {"sampling": sampling, "stop": stops, "priority": priority, "prefix": prefix}
+        self._note("submit", now, id, tokens, max_tokens, words | {"arrival": arrival})
+        output = min(max_tokens, max(1, self.scheduler.limits.max_model_len - len(tokens)))
         self.sequences[id] = Sequence(
-            id,
-            tokens,
-            len(tokens),
-            output,
-            now if arrival is None else arrival,
-            sampling,
-            frozenset(stop),
-            on_token,
-            number,
+            id, tokens, len(tokens), output, arrival, sampling, stops, on_token, number
         )
         hint = max_tokens if self.scheduler.policy.oracle else None
         if number >= 0:  # keys and values are the adapter's: nobody else may find them
             prefix = tuple(hash((number, part)) for part in prefix)
-        arrived = Arrived(id, len(tokens), output, priority, prefix, hint, number)
-        if self.loras is None or number < 0 or self.loras.submit(id, number):
+        arrived = events.Arrived(id, len(tokens), output, priority, prefix, hint, number)
+        if not self.adapters.hold(arrived):
             self._tell(arrived, now)  # told in the order of events
-        else:
-            self._held[id] = arrived
 
     def abort(self, id: int) -> None:
         """The client of a request gave up. If a step waits that it is part of, it leaves after that."""
         if id not in self.sequences or id in self._aborts:
             return
+        now = self.now()
+        self._note("abort", now, id)
         self.sequences[id].on_token = None
-        if self._held.pop(id, None) is None:
-            self._tell(Aborted(id), self.now())
-        else:
+        if self.adapters.drop(id):
             self._gone(id, Outcome.ABORTED)
             return
+        self._tell(events.Aborted(id), now)
         if self._step is None:
             self._gone(id, Outcome.ABORTED)
         else:
@@ -218,12 +125,23 @@ class Executor:
 
     def resize_tier(self, tier: str, blocks: int) -> None:
         """A tier now has so many blocks; a shrink is answered through `on_released`."""
-        self._tell(TierResized(tier, blocks), self.now())
+        now = self.now()
+        self._note("resize_tier", now, tier, blocks)
+        self._tell(events.TierResized(tier, blocks), now)
+
+    @property
+    def loras(self) -> "LoraCache | None":
+        """Brings adapters to the runner's slots; requests arrive at the scheduler once theirs is there."""
+        return self.adapters.loras
+
+    @loras.setter
+    def loras(self, loras: "LoraCache | None") -> None:
+        self.adapters.loras = loras
 
     @property
     def busy(self) -> bool:
         """Whether any request is here or any page on its way."""
-        return bool(self.sequences or self._moving)
+        return bool(self.sequences or self.transfers.moving)
 
     @property
     def stepping(self) -> bool:
@@ -232,12 +150,11 @@ class Executor:
 
     def turn(self) -> bool:
         """Settle what has landed and ended, decide, start transfers and a step that is ready; say whether any did."""
-        moved = self._settle(self.pager.landed() if self.pager is not None and self._moving else ())
+        moved = self._settle()
         if self.upkeep is not None:
             moved = self.upkeep() or moved
-            self._start_transfers()
-        if self.loras is not None:
-            moved = self._load_adapters(self.loras) or moved
+            self.transfers.start()
+        moved = self._load_adapters() or moved
         now = self.now()
         if self.feed is not None:
             self.feed(now)
@@ -245,11 +162,12 @@ class Executor:
             self._end(self._running.result())
             moved = True
         if self._stale or (self._wake is not None and now >= self._wake):
-            self._decide()
+            self.decide()
         step = self._step
-        if step is not None and self._running is None and self._moving.isdisjoint(step.after):
-            self._begin(step)
-            moved = True
+        if step is not None and self._running is None and self.transfers.moving.isdisjoint(step.after):
+            running, moved = self.begin(), True
+            if running.done():
+                self._end(running.result())
         return moved
 
     def run(self) -> None:
@@ -258,45 +176,21 @@ class Executor:
             if not self.turn():
                 time.sleep(IDLE_S)
 
-    # --- adapters --------------------------------------------------------------------------------------------
+    # --- what happens, in the order it is told to other ranks ------------------------------------------------
 
-    def _adapter(self, name: str | None) -> int:
-        if name is None:
-            return -1
-        if self.loras is None:
-            raise UserError(f"adapter {name!r} is asked for, and this engine has none")
-        return self.loras.number(name)
-
-    def _load_adapters(self, loras: "LoraCache") -> bool:
-        """Let the requests arrive whose adapters are in slots; say whether any did."""
-        ready, failed = loras.ready()
-        for id in ready:
-            self._tell(self._held.pop(id), self.now())
-        for id, reason in failed:
-            del self._held[id]
-            self._gone(id, Outcome.REJECTED, reason)
-        for each in loras.loads:
-            self.tables.fetch(each.start, each.end, each.number, each.source, each.nbytes)
-        loras.loads.clear()
-        return bool(ready or failed)
-
-    def _row(self, sequence: Sequence) -> dict[str, Any]:
-        """Return what of a request the runner is to know beside tokens and blocks."""
-        options = {} if sequence.sampling is None else {"sampling": sequence.sampling}
-        if self.loras is not None:
-            options["adapter"] = self.loras.slot(sequence.adapter)
-        return options
-
-    # --- decisions -------------------------------------------------------------------------------------------
-
-    def _tell(self, event: Event, now: int) -> None:
-        if self.log is not None:
-            self.log.append((now, event))
-        self.scheduler.handle(now, event)
-        self._stale = True
-
-    def _decide(self) -> None:
+    def land(self, landed: Landed) -> None:
+        """A transfer is in place, at all ranks; moves in `spoilt` brought other bytes than had left."""
         now = self.now()
+        self._note("land", now, landed)
+        command = self.transfers.settle(landed.transfer)
+        self.tables.transfer(command, landed.start_ns, landed.end_ns)
+        self._repairs += [command.moves[index].request for index in landed.spoilt]
+        self._tell(events.TransferDone(landed.transfer), now)
+
+    def decide(self) -> None:
+        """Have the scheduler decide, and take what it commands."""
+        now = self.now()
+        self._note("decide", now)
         self._stale = self.scheduler.again
         if self.log is not None:
             self.log.append((now, None))
@@ -307,158 +201,99 @@ class Executor:
             self._take(command)
         self._stale = self._stale or self.scheduler.again
         self._wake = self.scheduler.wake_at()
-        self._start_transfers()
+        self.transfers.start()
+
+    def begin(self) -> Pending:
+        """Bring the batch up to date and have the step computed that was decided."""
+        step, now = self._step, self.now()
+        assert step is not None, "no step was decided"
+        self._note("begin", now)
+        if self.boundary is not None:
+            self.boundary()
+        repairs, self._repairs = self._repairs, []
+        self.repaired += sum(self.rows.repair(id) for id in repairs)
+        self._start = self.now()
+        self.rows.change(step, self._start)
+        chunks, sides = self.rows.chunks(step, self._start), self.rows.hosting.sides(step)
+        self._running = self._worker.start(lambda: self.runner.step(chunks, step.batch > 0, *sides))
+        return self._running
+
+    def end(self, tokens: dict[int, int]) -> None:
+        """The step is computed: hand tokens out and report."""
+        step, now = self._step, self.now()
+        assert step is not None, "no step was begun"
+        self._note("end", now, tokens)
+        finished = tuple(id for id, token in tokens.items() if self.sequences[id].take(token, now))
+        for chunk in step.chunks:
+            self.tables.chunk(step.step, chunk)
+        for id in finished:
+            self.rows.leave(id, step.step)
+        self.rows.hosting.count(step, finished)
+        self.tables.step(step, self._start, now - self._start, 0, 1, self.scheduler)
+        self._step, self._running, self._number = None, None, step.step
+        self._tell(events.StepDone(step.step, 1, finished), now)
+        for id in finished:
+            self._gone(id, Outcome.FINISHED)
+        aborts, self._aborts = self._aborts, []
+        for id in [id for id in aborts if id in self.sequences]:
+            self._gone(id, Outcome.ABORTED)
+
+    # --- parts -----------------------------------------------------------------------------------------------
+
+    def _note(self, what: str, now: int, *words: Any) -> None:
+        if self.follow is not None:
+            self.follow(what, now, *words)
+
+    def _tell(self, event: Event, now: int) -> None:
+        if self.log is not None:
+            self.log.append((now, event))
+        self.scheduler.handle(now, event)
+        self._stale = True
 
     def _take(self, command: Command) -> None:
         if isinstance(command, Step):
             self._step = command
         elif isinstance(command, Transfer):
-            flight = self.scheduler.pager.flights[command.transfer]
-            self._blocked.append((command, flight.pages))
-            self._moving.add(command.transfer)
+            self.transfers.take(command)
         elif isinstance(command, Reject) and command.request in self.sequences:
             self._gone(command.request, Outcome.REJECTED, command.reason)
         elif isinstance(command, Released) and self.on_released is not None:
             self.on_released(command.tier, command.blocks)
 
-    # --- transfers -------------------------------------------------------------------------------------------
+    def _load_adapters(self) -> bool:
+        """Let the requests arrive whose adapters are in slots; say whether any did."""
+        ready, failed = self.adapters.ready(self.tables)
+        for arrived in ready:
+            self._tell(arrived, self.now())
+        for id, reason in failed:
+            self._gone(id, Outcome.REJECTED, reason)
+        return bool(ready or failed)
 
-    def _start_transfers(self) -> None:
-        """Start every transfer whose predecessors have landed."""
-        if not self._blocked:
-            return
-        assert self.pager is not None, "a transfer, but no pager to carry it"
-        waiting = []
-        for command, pages in self._blocked:
-            ready = self._moving.isdisjoint(command.after)
-            if ready and (self.may_start is None or self.may_start(command, pages)):
-                self._transfers[command.transfer] = command
-                self.pager.start(command, pages, self._compute() if self._compute else None)
-            else:
-                waiting.append((command, pages))
-        self._blocked = waiting
+    def _options(self, sequence: Sequence) -> dict[str, Any]:
+        """Return what of a request the runner is to know beside tokens and blocks."""
+        options = {} if sequence.sampling is None else {"sampling": sequence.sampling}
+        return options | self.adapters.options(sequence)
 
-    def _settle(self, landed: Iterable[Landed]) -> bool:
-        some = False
+    def _settle(self) -> bool:
+        landed = list(self.transfers.landed())
         for each in landed:
-            some = True
-            command = self._transfers.pop(each.transfer)
-            self._moving.discard(each.transfer)
-            self.tables.transfer(command, each.start_ns, each.end_ns)
-            self._repairs += [command.moves[index].request for index in each.spoilt]
-            self._tell(TransferDone(each.transfer), self.now())
-        if some:
-            self._start_transfers()
-        return some
-
-    def _repair(self, id: int) -> None:
-        """Compute a request's cache again, in chunks, where its pages came back spoilt: its tokens are all known."""
-        from aquasim.runtime.engine import Prefill
-
-        request, sequence = self.scheduler.requests.get(id), self.sequences.get(id)
-        if request is None or sequence is None:
-            return
-        most = self.scheduler.limits.max_num_batched_tokens
-        for start in range(0, request.computed, most):
-            tokens = sequence.tokens[start : min(start + most, request.computed)]
-            chunk = Prefill(id, tokens, start, self.place(request.blocks), False, **self._row(sequence))
-            self.runner.step([chunk], False)
-        sequence.repaired += request.computed
-        self.repaired += 1
-
-    # --- steps -----------------------------------------------------------------------------------------------
-
-    def _begin(self, step: Step) -> None:
-        """Bring the batch up to date and have the step computed."""
-        if self.boundary is not None:
-            self.boundary()
-        repairs, self._repairs = self._repairs, []
-        for id in repairs:
-            self._repair(id)
-        self._start = self.now()
-        self._change_batch(step)
-        chunks, decode = self._chunks(step, self._start), step.batch > 0
-        self._running = self._worker.start(lambda: self.runner.step(chunks, decode))
-        if self._running.done():
-            self._end(self._running.result())
+            self.land(each)
+        if landed:
+            self.transfers.start()
+        return bool(landed)
 
     def _end(self, tokens: dict[int, int]) -> None:
-        """A step is computed: hand tokens out and report."""
-        step, end = self._step, self.now()
-        assert step is not None
+        """Take what has arrived until now first: it was there when the step ended."""
         if self.feed is not None:
-            self.feed(end)
-        finished = tuple(id for id, token in tokens.items() if self.sequences[id].take(token, end))
-        self._record(step, self._start, end, finished)
-        self._step, self._running, self._number = None, None, step.step
-        self._tell(StepDone(step.step, 1, finished), end)
-        for id in finished:
-            self._gone(id, Outcome.FINISHED)
-        aborts, self._aborts = self._aborts, []
-        for id in aborts:
-            if id in self.sequences:
-                self._gone(id, Outcome.ABORTED)
-
-    def _change_batch(self, step: Step) -> None:
-        batch, requests = self.runner.batch, self.scheduler.requests
-        for id in step.left:
-            self._stop_decoding(id, step.step - 1)
-        for id in step.joined:
-            sequence = self.sequences[id]
-            sequence.joined, sequence.decoding = step.step, True
-            blocks = self.place(requests[id].blocks)
-            batch.join(id, sequence.tokens[-1], len(sequence.tokens) - 1, blocks, **self._row(sequence))
-        for id in step.preempted:
-            self.tables.preempted(self.now(), id)
-        if step.batch:
-            self._grow()
-
-    def _grow(self) -> None:
-        """Tell the batch of the blocks that decoders have been given since they joined."""
-        batch, requests = self.runner.batch, self.scheduler.requests
-        positions = batch.positions.host[: batch.count]
-        for row in np.flatnonzero(positions % batch.block_size == 0):
-            id, needed = batch.ids[row], int(positions[row]) // batch.block_size
-            if len(batch.blocks(id)) == needed:
-                batch.grow(id, *self.place([requests[id].blocks[needed]]))
-
-    def _chunks(self, step: Step, now: int) -> list[Any]:
-        from aquasim.runtime.engine import Prefill
-
-        chunks = []
-        for id, start, count, last in step.chunks:
-            sequence = self.sequences[id]
-            if sequence.admitted < 0:
-                sequence.admitted, sequence.cached = now, start
-            blocks = self.place(self.scheduler.requests[id].blocks)
-            tokens = sequence.tokens[start : start + count]
-            chunks.append(Prefill(id, tokens, start, blocks, last, **self._row(sequence)))
-        return chunks
-
-    def _record(self, step: Step, start: int, end: int, finished: tuple[int, ...]) -> None:
-        for chunk in step.chunks:
-            self.tables.chunk(step.step, chunk)
-        for id in finished:
-            self._stop_decoding(id, step.step)
-        self.tables.step(step, start, end - start, 0, 1, self.scheduler)
-
-    def _stop_decoding(self, id: int, last_step: int) -> None:
-        sequence = self.sequences.get(id)
-        if sequence is not None and sequence.decoding:
-            sequence.decoding = False
-            self.runner.batch.leave(id)
-            self.tables.span(id, sequence.joined, last_step)
+            self.feed(self.now())
+        self.end(tokens)
 
     def _gone(self, id: int, outcome: Outcome, reason: str = "") -> None:
         sequence = self.sequences[id]
-        if sequence.decoding:
-            self._stop_decoding(id, self._last_step())
+        self.rows.leave(id, self._step.step - 1 if self._step is not None else self._number)
+        self.rows.hosting.leave(id)
         del self.sequences[id]
-        if self.loras is not None and sequence.adapter >= 0:
-            self.loras.gone(id, sequence.adapter)
+        self.adapters.gone(sequence)
         self.tables.request(id, sequence, self.now(), outcome, reason)
         if self.on_gone is not None:
             self.on_gone(id, outcome)
-
-    def _last_step(self) -> int:
-        return self._step.step - 1 if self._step is not None else self._number

@@ -27,7 +27,8 @@ class LeasedTier:
 
     An extent that must be left: the tier shrinks by its blocks, the scheduler moves or drops what is too much, what
     remains on it moves to other extents, and it is given back. One that may not be written to any more (its lease was
-    not renewed: the coordinator is away) is copied to memory of our own first; reading it stays allowed.
+    not renewed: the coordinator is away) is copied to memory of our own first; reading it stays allowed. That memory
+    is given up again as extents come that hold as much.
     """
 
     def __init__(
@@ -36,23 +37,26 @@ class LeasedTier:
         assert executor.pager is not None
         self.client: Client | None = None
         """Set once it exists: it is given our `usable` and `evacuate`."""
+        self.resize: Callable[[str, int], None] = executor.resize_tier
+        """Told of the tier's new size in blocks; where there are other ranks, they have a word in it."""
         self.spilt = 0
         """Extents that were copied to our own memory because their lease had lapsed."""
         self._executor = executor
         self._pager = executor.pager
-        self._tier = tier
+        self.name = tier
         self._slots = self._pager.tier(tier)
         self._spill = spill
-        self._arenas: list[Arena] = []
         self._news: deque[tuple[Mapped, Cause | None]] = deque()
         self._held: dict[str, tuple[Mapped, int]] = {}
         """Extents in use, and their blocks."""
-        self._leaving: dict[str, tuple[Mapped, int]] = {}
-        self._own = 0
-        """Blocks in our own memory."""
+        self._leaving: dict[str, tuple[Mapped | Arena, int]] = {}
+        self._own: dict[str, tuple[Arena, int]] = {}
+        """Our own memory in use, in place of extents whose lease had lapsed, and its blocks."""
+        self._spare = 0
+        """Blocks of extents that came since, and that none of our own has made way for yet."""
         self._retired = 0
         executor.upkeep = self.upkeep
-        executor.may_start = self.may_start
+        executor.transfers.may_start = self.may_start
 
     # --- from the client's thread ----------------------------------------------------------------------------
 
@@ -69,13 +73,18 @@ class LeasedTier:
     @property
     def blocks(self) -> int:
         """Blocks that the tier is to have."""
-        return sum(count for _, count in self._held.values()) + self._own
+        return sum(count for parts in (self._held, self._own) for _, count in parts.values())
+
+    @property
+    def spilling(self) -> bool:
+        """Whether pages are, or were until now, in memory of our own."""
+        return any(isinstance(part, Arena) for part, _ in (*self._own.values(), *self._leaving.values()))
 
     def may_start(self, transfer: Transfer, pages: Sequence[Pages]) -> bool:
         """Whether a transfer may write: to extents that need not be left, and whose leases hold."""
         assert self.client is not None
         into = transfer.to if transfer.kind == "migrate" else transfer.tier
-        if transfer.kind == "in" or into != self._tier:
+        if transfer.kind == "in" or into != self.name:
             return True
         self._follow()
         targets = [block for _, blocks in pages for block in blocks]
@@ -92,19 +101,26 @@ class LeasedTier:
                 self._take(mapped)
             else:
                 self._leave(mapped)
-        if not self._pager.uses(self._tier):
+        if not self._pager.uses(self.name):
             changed = self._rescue() or changed
             changed = self._empty() or changed
         return changed
 
     def close(self) -> None:
         """Free our own memory. The executor must be idle."""
-        for arena in self._arenas:
-            arena.close()
+        for part, _ in (*self._own.values(), *self._leaving.values()):
+            if isinstance(part, Arena):
+                part.close()
 
     def _take(self, mapped: Mapped) -> None:
         count = self._slots.add(_name(mapped), mapped.mapping.ptr, mapped.bytes)
         self._held[_name(mapped)] = (mapped, count)
+        self._spare = self._spare + count if self._own else 0
+        for name, (arena, own) in list(self._own.items()):
+            if own <= self._spare:
+                self._spare -= own
+                del self._own[name]
+                self._leaving[name] = (arena, own)
         self._resize()
 
     def _leave(self, mapped: Mapped) -> None:
@@ -114,18 +130,17 @@ class LeasedTier:
             self._resize()
 
     def _resize(self) -> None:
-        """Give the tier its new size, and its numbers their slots."""
-        self._executor.resize_tier(self._tier, self.blocks)
+        """Have the tier resized, and give its numbers their slots."""
+        self.resize(self.name, self.blocks)
         self._follow()
-        pool = self._executor.scheduler.pager.tiers[self._tier]
-        self._slots.grow(pool.capacity + pool.debt)
 
     def _follow(self) -> None:
-        """Retire the numbers that the scheduler has retired."""
-        pool = self._executor.scheduler.pager.tiers[self._tier]
+        """Retire the numbers that the scheduler has retired, and give slots to new ones."""
+        pool = self._executor.scheduler.pager.tiers[self.name]
         gone = pool.retired[self._retired :]
         self._retired += len(gone)
-        self._pager.retire(self._tier, gone)
+        self._pager.retire(self.name, gone)
+        self._slots.grow(pool.capacity + pool.debt)
 
     def _rescue(self) -> bool:
         """Copy extents whose lease has lapsed to our own memory, and give them up."""
@@ -134,12 +149,10 @@ class LeasedTier:
         for name in lapsed:
             mapped, count = self._held.pop(name)
             arena = self._spill(max(1, count) * self._slots.block_bytes)
-            self._arenas.append(arena)
-            self._own += self._slots.add(
-                f"own{len(self._arenas)}", arena.ptr, count * self._slots.block_bytes
-            )
+            own = f"own{self.spilt}"
+            self._own[own] = (arena, self._slots.add(own, arena.ptr, count * self._slots.block_bytes))
             self._follow()
-            self._pager.empty(self._tier, name, self._worth())
+            self._pager.empty(self.name, name, self._worth())
             self.spilt += 1
             self.client.emptied(mapped)
         return bool(lapsed)
@@ -149,19 +162,22 @@ class LeasedTier:
         assert self.client is not None
         if not self._leaving:
             return False
-        pool = self._executor.scheduler.pager.tiers[self._tier]
-        if pool.debt or pool.capacity != self.blocks:
+        pool = self._executor.scheduler.pager.tiers[self.name]
+        if pool.debt or pool.capacity > self.blocks:
             return False
         self._follow()
-        for name, (mapped, _) in self._leaving.items():
-            self._pager.empty(self._tier, name, self._worth())
-            self.client.emptied(mapped)
+        for name, (part, _) in self._leaving.items():
+            self._pager.empty(self.name, name, self._worth())
+            if isinstance(part, Arena):
+                part.close()
+            else:
+                self.client.emptied(part)
         self._leaving = {}
         return True
 
     def _worth(self) -> set[int]:
         """Return the numbers whose blocks somebody holds."""
-        pool = self._executor.scheduler.pager.tiers[self._tier]
+        pool = self._executor.scheduler.pager.tiers[self.name]
         idle = pool.idle_numbers()
         return {number for number in range(self._slots.made) if number not in idle}
 

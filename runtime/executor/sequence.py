@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+NOWHERE = -2
+"""Stands for no step: the one before the first is -1."""
 OnToken = Callable[[int, int, bool], None]
 """Called with (request, token, whether it was the last)."""
 
@@ -30,6 +32,10 @@ class Sequence:
     joined: int = 0
     """Step in which it began to decode."""
     decoding: bool = False
+    hosted: int = NOWHERE
+    """The last step in which it decoded on the host's cores, while that run of steps goes on."""
+    since: int = NOWHERE
+    """The first step of that run."""
     repaired: int = field(default=0)
     """Tokens computed again because their pages came back spoilt."""
 

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from aquasim.core import Limits, Scheduler
+from aquasim.core.lanes import HOST
 from aquasim.errors import UserError
 from aquasim.hardware.memory import GIB
 from aquasim.runtime.arenas import Arena, ArenaError, create
 from aquasim.runtime.copy import Copier, CopyError, open_copier
 from aquasim.runtime.executor import Executor
-from aquasim.runtime.executor.executor import Threaded
 from aquasim.runtime.executor.leased import LeasedTier
+from aquasim.runtime.executor.worker import Threaded
+from aquasim.runtime.local.lanes import Host
 from aquasim.runtime.local.options import Options
 from aquasim.runtime.local.plan import shape_of
 from aquasim.runtime.local.watch import Watched
@@ -41,6 +43,7 @@ class Parts:
     arenas: list[Arena]
     client: PeerClient | None = None
     leased: LeasedTier | None = None
+    host: Host | None = None
     wanted_blocks: int = 0
     """Blocks that were asked of donors."""
 
@@ -52,6 +55,8 @@ class Parts:
         if self.leased is not None:
             self.leased.close()
         self.copier.close()
+        if self.host is not None:
+            self.host.close()
         for arena in self.arenas:
             arena.close()
 
@@ -89,10 +94,11 @@ def _build(
     policy = plan.llm.policy(system, f"systems.{name}")
     tiers = tuple((tier, 0 if tier == "peer" else blocks) for tier, blocks in limits.tiers)
     scheduler = Scheduler(_with_tiers(limits, tiers), policy)
+    host = Host(runner, policy, limits, device) if policy.lanes is not None and policy.lanes.host else None
     executor = Executor(
         scheduler, runner, pager if tiers else None, now=now, worker=worker, record_events=True
     )
-    parts = Parts(executor, config, device, dtype, copier, worker, [])
+    parts = Parts(executor, config, device, dtype, copier, worker, [], host=host)
     for tier, blocks in limits.tiers:
         if tier == "peer":
             _lease(parts, options, blocks, pool.block_bytes)
@@ -161,9 +167,12 @@ def _check_ram(name: Any, limits: Limits, config: "LlamaConfig", itemsize: int) 
 
 
 def _own(parts: Parts, pager: Pager, tier: str, blocks: int, block_bytes: int) -> None:
-    arena = create("host", blocks * block_bytes)
-    parts.arenas.append(arena)
-    arena.scrub()  # touched now, not when the first pages leave
+    if parts.host is not None and tier == HOST:
+        arena = parts.host.arena
+    else:
+        arena = create("host", blocks * block_bytes)
+        parts.arenas.append(arena)
+        arena.scrub()  # touched now, not when the first pages leave
     slots = pager.tier(tier)
     slots.add("own", arena.ptr, blocks * block_bytes)
     slots.grow(blocks)

@@ -161,7 +161,7 @@ class Feeder:
 
 def _meta(plan: Plan, name: str, parts: Parts, options: Options) -> dict[str, Any]:
     executor = parts.executor
-    limits = executor.scheduler.limits
+    limits, policy = executor.scheduler.limits, executor.scheduler.policy
     lent = parts.client.extents() if parts.client else []
     transports = sorted({mapped.transport for mapped in lent})
     pager = executor.pager
@@ -179,6 +179,7 @@ def _meta(plan: Plan, name: str, parts: Parts, options: Options) -> dict[str, An
         "threads": options.threads,
         "clock": "cpu" if options.watch is not None and options.watch.exclude else "wall",
         "repaired": executor.repaired,
+        "predictor": policy.predictor.as_json() if policy.predictor is not None else None,
         "blocks": limits.blocks,
         "block_size": limits.block_size,
         "block_bytes": pager.hbm.block_bytes if pager is not None else None,

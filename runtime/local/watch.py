@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from aquasim.runtime.executor.executor import Pending, Threaded
+from aquasim.runtime.executor.worker import Pending, Threaded
 from aquasim.runtime.local.probe import Probe
 
 EVERY_S = 0.05

@@ -11,6 +11,6 @@ Importing needs numpy only.
 """
 
 from aquasim.runtime.pager.pager import Check, Landed, Pager
-from aquasim.runtime.pager.slots import Slots, Window
+from aquasim.runtime.pager.slots import Pieces, Slots, Window
 
-__all__ = ["Check", "Landed", "Pager", "Slots", "Window"]
+__all__ = ["Check", "Landed", "Pager", "Pieces", "Slots", "Window"]

@@ -9,7 +9,7 @@ import numpy as np
 
 from aquasim.core.events import Transfer
 from aquasim.runtime.copy import Copier, Descriptors, Event
-from aquasim.runtime.pager.slots import Blocks, Int64s, Slots
+from aquasim.runtime.pager.slots import Blocks, Int64s, Pieces, Slots
 
 Check = Literal["off", "sampled", "always"]
 Pages = tuple[tuple[int, ...], tuple[int, ...]]
@@ -49,6 +49,10 @@ class Pager:
     Page-outs run in order on one stream and page-ins on the other; a transfer starts when those it names in `after`
     have landed, which the caller sees to. `check` says whether blocks are weighed when they leave and again when
     they are back; a block that differs is told, and is nobody's but its owner's to compute again.
+
+    A cache in `Pieces` pages as well: a block's pieces are gathered to its page and scattered from it. With `staged`,
+    that is by way of a buffer near the cache, so that what crosses the link is a few large copies (the default
+    on a GPU); else piece by piece.
     """
 
     def __init__(
@@ -57,8 +61,11 @@ class Pager:
         hbm: Blocks,
         check: Check = "off",
         now: Callable[[], int] = time.monotonic_ns,
+        *,
+        staged: bool | None = None,
     ) -> None:
         self.copier = copier
+        self.staged = copier.device != "cpu" if staged is None else staged
         self.now = now
         self.hbm = hbm
         self.check = check
@@ -94,12 +101,11 @@ class Pager:
         stream = self.copier.incoming if transfer.kind == "in" else self.copier.outgoing
         if computed is not None:
             stream.wait(computed)
-        sizes = np.full(len(sources), self.hbm.block_bytes, np.int64)
-        copies = Descriptors(source.addresses(sources), target.addresses(targets), sizes)
+        copies = self._copies(transfer, (source, sources), (target, targets))
         now = self.now()
         if transfer.kind != "in":
             self._weigh_leaving(transfer, sources, targets)
-        event = self.copier.submit(copies, stream, stable=transfer.kind == "in")
+        event = self.copier.submit(copies, stream, self._path(transfer), stable=transfer.kind == "in")
         self._flights[transfer.transfer] = _Flight(transfer, pages, now, event, copies.nbytes)
 
     def landed(self) -> list[Landed]:
@@ -123,6 +129,12 @@ class Pager:
 
         self.tier(tier).empty(extent, move, held.__contains__)
 
+    def written(self, tier: str, numbers: Sequence[int]) -> None:
+        """Somebody else writes to blocks of a tier: what they weighed when they left says nothing any more."""
+        sums = self._tiers[tier].sums
+        for number in numbers:
+            sums.pop(number, None)
+
     def retire(self, tier: str, numbers: Sequence[int]) -> None:
         """Take block numbers of a tier out for good."""
         self.tier(tier).retire(numbers)
@@ -136,6 +148,22 @@ class Pager:
         if transfer.kind == "out":
             return self.hbm, tier
         return tier, self.hbm if transfer.kind == "in" else self.tier(transfer.to)
+
+    def _copies(
+        self, transfer: Transfer, source: tuple[Blocks, list[int]], target: tuple[Blocks, list[int]]
+    ) -> Descriptors:
+        """Return what a transfer copies: block by block, or piece by piece."""
+        hbm, size = self.hbm, self.hbm.block_bytes
+        src, dst = (blocks.addresses(numbers) for blocks, numbers in (source, target))
+        if isinstance(hbm, Pieces) and transfer.kind != "migrate":
+            size = hbm.piece_bytes
+            src, dst = (hbm.cut(src), dst) if transfer.kind == "in" else (src, hbm.cut(dst))
+        return Descriptors(src, dst, np.full(len(src), size, np.int64))
+
+    def _path(self, transfer: Transfer) -> str:
+        if not (self.staged and isinstance(self.hbm, Pieces)) or transfer.kind == "migrate":
+            return "auto"
+        return "scatter" if transfer.kind == "in" else "gather"
 
     def _land(self, number: int) -> Landed:
         flight = self._flights.pop(number)
@@ -164,8 +192,7 @@ class Pager:
         for _, target in zip(sources, targets, strict=True):
             here.pop(target, None)
         if pairs:
-            starts = self.hbm.addresses([source for source, _ in pairs])
-            sums = self._sums(starts, self.copier.outgoing)
+            sums = self._sums([source for source, _ in pairs], self.copier.outgoing)
             here.update(zip((target for _, target in pairs), sums, strict=True))
 
     def _spoilt(self, flight: _Flight) -> tuple[int, ...]:
@@ -176,14 +203,19 @@ class Pager:
             known = [(s, t) for s, t in zip(sources, targets, strict=True) if s in sums]
             if not known:
                 continue
-            weights = self._sums(self.hbm.addresses([t for _, t in known]), self.copier.incoming)
+            weights = self._sums([target for _, target in known], self.copier.incoming)
             wrong = sum(sums[s] != weight for (s, _), weight in zip(known, weights, strict=True))
             self.spoilt_blocks += wrong
             if wrong:
                 found.append(index)
         return tuple(found)
 
-    def _sums(self, starts: Int64s, stream: object) -> list[int]:
-        sizes = np.full(len(starts), self.hbm.block_bytes, np.int64)
-        sums: list[int] = self.copier.checksums(starts, sizes, stream).tolist()  # type: ignore[arg-type]
-        return sums
+    def _sums(self, blocks: list[int], stream: object) -> list[int]:
+        """Weigh blocks of the cache; of pieces, each counts for more than the one before: none may change places."""
+        starts = self.hbm.addresses(blocks)
+        pieces = len(starts) // len(blocks)
+        sizes = np.full(len(starts), self.hbm.block_bytes // pieces, np.int64)
+        sums = self.copier.checksums(starts, sizes, stream).reshape(-1, pieces)  # type: ignore[arg-type]
+        weights = np.arange(1, 2 * pieces, 2, dtype=np.uint64)
+        found: list[int] = (sums.view(np.uint64) * weights).sum(axis=1, dtype=np.uint64).tolist()
+        return found

@@ -11,7 +11,7 @@ Int64s = npt.NDArray[np.int64]
 
 
 class Blocks(Protocol):
-    """Blocks of `block_bytes` bytes by number, wherever they lie."""
+    """Blocks of `block_bytes` bytes by number, wherever they lie; each in one stretch, unless they are `Pieces`."""
 
     @property
     def block_bytes(self) -> int:
@@ -31,6 +31,33 @@ class Window:
     def addresses(self, blocks: Sequence[int]) -> Int64s:
         """Return the address of each block."""
         return self.base + np.asarray(blocks, np.int64) * self.block_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """Blocks that lie in pieces, as in caches laid out layer by layer; in a tier each is one stretch, a page.
+
+    Piece p of block n is `piece_bytes` bytes at `bases[p]` + n x `piece_bytes`. Keys and values of vLLM 0.3, say,
+    `[layer, 2, block, ...]`, have a base for each layer's keys and another for its values.
+    """
+
+    bases: tuple[int, ...]
+    piece_bytes: int
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block, all its pieces together."""
+        return len(self.bases) * self.piece_bytes
+
+    def addresses(self, blocks: Sequence[int]) -> Int64s:
+        """Return the address of each piece, block by block."""
+        offsets = np.asarray(blocks, np.int64)[:, None] * self.piece_bytes
+        return (offsets + np.array(self.bases, np.int64)).ravel()
+
+    def cut(self, pages: Int64s) -> Int64s:
+        """Return where the pieces lie in pages at these addresses, page by page."""
+        offsets = np.arange(len(self.bases), dtype=np.int64) * self.piece_bytes
+        return (pages[:, None] + offsets).ravel()
 
 
 class Slots:

@@ -25,7 +25,7 @@ class Metrics:
     """Counters, histograms and gauges of one server; `text` is the exposition format."""
 
     def __init__(self, block_bytes: int) -> None:
-        disable_created_metrics()
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         kept: dict[str, Any] = {"registry": self.registry}
         self._block_bytes = block_bytes

@@ -57,11 +57,7 @@ class Sdpa:
         if part.grouped:
             split = queries.reshape(rows, self.pool.kv_heads, heads // self.pool.kv_heads, dim)
             return scaled_dot_product_attention(split, keys, values, **part.options).flatten(1, 2)
-        # A copy of its own: matrix products may change bits with the alignment of what they read.
-        whole = queries.transpose(0, 1).clone(memory_format=torch.contiguous_format).unsqueeze(0)
-        gqa = heads != self.pool.kv_heads
-        attended = scaled_dot_product_attention(whole, keys, values, enable_gqa=gqa, **part.options)
-        return attended[0].transpose(0, 1)
+        return _one(queries, keys, values, part.options)
 
     def _span(self, span: Span) -> _Part:
         total = span.start + span.tokens
@@ -85,6 +81,26 @@ class Sdpa:
         slots = self.pool.slots(decodes.tables.gather(1, positions // self.pool.block_size).long(), positions)
         options = {"attn_mask": seen[:, None, None, :]}
         return _Part(0, len(slots), slots, options, True)
+
+
+def attend_whole(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Attend within a whole prompt that is in no pool: all `[tokens, heads, head_dim]`, as many or fewer KV heads.
+
+    To the bit what Sdpa gives for the same prompt in a pool.
+    """
+    kept, seen = (part.clone(memory_format=torch.contiguous_format).unsqueeze(0) for part in (keys, values))
+    options = causal_options(len(queries), len(queries), queries.device, queries.dtype)
+    return _one(queries, kept.transpose(1, 2), seen.transpose(1, 2), options)
+
+
+def _one(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, options: dict[str, Any]
+) -> torch.Tensor:
+    """Attend with queries `[tokens, heads, head_dim]` of one sequence to `[1, kv_heads, tokens, head_dim]`."""
+    # A copy of its own: matrix products may change bits with the alignment of what they read.
+    whole = queries.transpose(0, 1).clone(memory_format=torch.contiguous_format).unsqueeze(0)
+    gqa = queries.shape[1] != keys.shape[1]
+    return scaled_dot_product_attention(whole, keys, values, enable_gqa=gqa, **options)[0].transpose(0, 1)
 
 
 def causal_options(new: int, total: int, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:

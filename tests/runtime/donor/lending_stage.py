@@ -19,7 +19,7 @@ from aquasim.runtime.donor.elastic import ElasticPool
 from aquasim.runtime.donor.lending import Lending
 from aquasim.runtime.engine import KvPool, LlamaConfig, Runner, random_weights
 from aquasim.runtime.executor import Executor
-from aquasim.runtime.executor.executor import Threaded
+from aquasim.runtime.executor.worker import Threaded
 from aquasim.runtime.pager import Pager, Window
 
 HERE = Path(__file__).parent

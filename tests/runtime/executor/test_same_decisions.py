@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tables import predictor
 
-from aquasim.core import POLICIES, Command, Limits, Scheduler, Transfer, make_policy, replay
+from aquasim.core import POLICIES, Command, Lanes, Limits, Scheduler, Transfer, make_policy, replay
+from aquasim.core.policies.base import Policy
+from aquasim.records.run import Run
 from aquasim.records.tables import RunTables
 from aquasim.runtime.executor import Executor
 from aquasim.runtime.pager import Landed
@@ -21,7 +24,15 @@ Job = tuple[int, int, int, int]
 """(arrival in ns, prompt, output, priority)."""
 
 
-PLAIN = sorted(name for name, policy in POLICIES.items() if policy.lanes is None)
+LANED = sorted(name for name, policy in POLICIES.items() if policy.lanes is not None)
+
+
+def policy_of(name: str) -> Policy:
+    """Return a policy, with tables where it has lanes."""
+    made = make_policy(name)
+    if made.lanes is not None:
+        made.predictor = predictor(host=0.1, launch=0.0)
+    return made
 
 
 def step_ns(chunks: int, batch: int, context: int) -> int:
@@ -48,6 +59,15 @@ class Costs:
     def timed(self, chunks: list[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
         """Not bound by compute."""
         return self.step(chunks, batch, context), 0.0
+
+
+class LaneCosts:
+    """Times of steps with lanes: the host's decodes count as others do."""
+
+    def lanes(self, chunks: list[tuple[int, int]], batch: int, context: int, lanes: Lanes) -> int:
+        """All together."""
+        hosted = len(lanes.first) + len(lanes.second)
+        return step_ns(sum(count for count, _ in chunks), batch + hosted, context)
 
 
 class Carrier:
@@ -104,6 +124,9 @@ class Virtual:
         assert [len(source) for source, _ in pages] == [move.blocks for move in transfer.moves]
         self.ends[transfer.transfer] = (self.ns, self.ns + transfer_ns(transfer.blocks))
 
+    def written(self, tier: str, numbers: list[int]) -> None:
+        """No page is weighed here."""
+
     def landed(self) -> list[Landed]:
         """Return what has ended by now, in order of its end."""
         done = sorted((end, n) for n, (_, end) in self.ends.items() if end <= self.ns)
@@ -157,39 +180,54 @@ class FakeRunner:
 
     def __init__(self, virtual: Virtual) -> None:
         self.batch = Rows()
+        self.host = "here"
         self._virtual = virtual
 
-    def step(self, chunks: list[Any], decode: bool) -> dict[int, int]:
+    def step(self, chunks: list[Any], decode: bool, sides: Any = ((), ())) -> dict[int, int]:
         """Give everybody a token, once the step's time has passed."""
+        hosted = [*sides[0], *sides[1]]
+        assert all(each.position < len(each.blocks) * 4 for each in hosted), "no block on the host"
         rows = dict(self.batch.at) if decode else {}
         for id, position in rows.items():
             assert position < len(self.batch.tables[id]) * 4, f"request {id} has no block for {position}"
             self.batch.at[id] += 1
         context = sum(rows.values())
         new = sum(len(chunk.tokens) for chunk in chunks)
-        self._virtual.step_end = self._virtual.ns + step_ns(new, len(rows), context)
-        return dict.fromkeys(rows, 0) | {chunk.id: 0 for chunk in chunks if chunk.samples}
+        self._virtual.step_end = self._virtual.ns + step_ns(new, len(rows) + len(hosted), context)
+        tokens = dict.fromkeys([*rows, *(each.id for each in hosted)], 0)
+        return tokens | {chunk.id: 0 for chunk in chunks if chunk.samples}
 
 
-def simulated(limits: Limits, policy: str, jobs: list[Job]) -> list[Command]:
+Played = tuple[list[Command], list[tuple[int, ...]]]
+"""Commands, and the spans that were recorded."""
+
+
+def spans(tables: RunTables) -> list[tuple[int, ...]]:
+    """Return (request, first step, last step, lane) in order."""
+    found = Run([("one", tables)], {}).columns("spans")
+    columns = (found[name].tolist() for name in ("request", "first_step", "last_step", "lane"))
+    return sorted(zip(*columns, strict=True))
+
+
+def simulated(limits: Limits, policy: str, jobs: list[Job]) -> Played:
     """Return what the simulator commands."""
     env = Clock()
     tables = RunTables()
-    scheduler = Scheduler(limits, make_policy(policy))
-    engine = Engine(env, scheduler, Costs(), tables, Carrier(env), record_events=True)
+    scheduler = Scheduler(limits, policy_of(policy))
+    engine = Engine(env, scheduler, Costs(), tables, Carrier(env), record_events=True, lane_time=LaneCosts())
     for id, (arrival, prompt, output, priority) in enumerate(jobs):
         env.at(arrival, lambda _, a=(id, prompt, output, priority, ()): engine.submit(*a))
     env.play()
     assert not engine.live
     assert engine.log is not None
-    return replay(limits, make_policy(policy), engine.log)
+    return replay(limits, policy_of(policy), engine.log), spans(tables)
 
 
-def executed(limits: Limits, policy: str, jobs: list[Job]) -> list[Command]:
+def executed(limits: Limits, policy: str, jobs: list[Job]) -> Played:
     """Return what the executor commands, time passing where nothing else can."""
     virtual = Virtual()
     worker = type("Worker", (), {"start": staticmethod(virtual.compute)})()
-    scheduler = Scheduler(limits, make_policy(policy))
+    scheduler = Scheduler(limits, policy_of(policy))
     runner: Any = FakeRunner(virtual)
     pager: Any = virtual
     executor = Executor(scheduler, runner, pager, now=virtual.now, worker=worker, record_events=True)
@@ -208,20 +246,21 @@ def executed(limits: Limits, policy: str, jobs: list[Job]) -> list[Command]:
             assert times, "nothing can happen any more"
             virtual.ns = max(virtual.ns, min(times))
     assert executor.log is not None
-    return replay(limits, make_policy(policy), executor.log)
+    return replay(limits, policy_of(policy), executor.log), spans(executor.tables)
 
 
-def workload(seed: int) -> tuple[Limits, list[Job]]:
+def workload(seed: int, laned: bool) -> tuple[Limits, list[Job]]:
     """Return a small engine and requests that do not arrive together with anything else."""
     rng = random.Random(seed)
     blocks = rng.randint(8, 30)
+    tiers: list[Any] = [(), (("host", 300),), (("peer", blocks), ("host", 40))]
     limits = Limits(
         blocks=blocks,
         block_size=4,
-        max_num_seqs=rng.choice([3, 8]),
-        max_num_batched_tokens=rng.choice([8, 32]),
+        max_num_seqs=24 if laned else rng.choice([3, 8]),
+        max_num_batched_tokens=blocks * 4 if laned else rng.choice([8, 32]),
         prefill=rng.choice(["chunked", "prompt-only"]),
-        tiers=rng.choice([(), (("host", 300),), (("peer", blocks), ("host", 40))]),
+        tiers=(("host", rng.choice([blocks, 300])),) if laned else rng.choice(tiers),
         max_repeat=1,
     )
     room = blocks * 4
@@ -230,10 +269,22 @@ def workload(seed: int) -> tuple[Limits, list[Job]]:
     return limits, jobs
 
 
-@pytest.mark.parametrize("policy", PLAIN)
+@pytest.mark.parametrize("policy", sorted(POLICIES))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**9))
 def test_executor_and_simulator_command_the_same(policy: str, seed: int) -> None:
-    """Random engines and loads under every policy: the same commands in the same order."""
-    limits, jobs = workload(seed)
+    """Random engines and loads under every policy: the same commands in the same order, and the same spans."""
+    limits, jobs = workload(seed, policy in LANED)
     assert executed(limits, policy, jobs) == simulated(limits, policy, jobs)
+
+
+@pytest.mark.parametrize("policy", ["neo", "fastdecode"])
+def test_the_loads_of_this_test_decode_on_the_host(policy: str) -> None:
+    """Without that, lanes that agree would say little."""
+    lanes = [lane for seed in range(8) for *_, lane in executed(*_laned(seed, policy))[1]]
+    assert lanes.count(1) > 8
+
+
+def _laned(seed: int, policy: str) -> tuple[Limits, str, list[Job]]:
+    limits, jobs = workload(seed, True)
+    return limits, policy, jobs

@@ -8,7 +8,7 @@ import torch
 from aquasim.core import Limits, Scheduler, make_policy
 from aquasim.runtime.engine import KvPool, LlamaConfig, Prefill, Runner, Weights, random_weights
 from aquasim.runtime.executor import Executor
-from aquasim.runtime.executor.executor import Threaded
+from aquasim.runtime.executor.worker import Threaded
 from aquasim.runtime.lora import Adapter, LoraLayout, LoraSlots, random_adapter
 from aquasim.runtime.pager import Pager, Window
 

@@ -19,7 +19,7 @@ from aquasim.runtime.arenas import create
 from aquasim.runtime.copy import HostCopier
 from aquasim.runtime.engine import KvPool
 from aquasim.runtime.executor import Executor
-from aquasim.runtime.executor.executor import Threaded
+from aquasim.runtime.executor.worker import Threaded
 from aquasim.runtime.lora import HostHome, LoraCache, LoraLayout, LoraSlots, PeerHome, pack
 from aquasim.runtime.pager import Pager, Window
 from aquasim.runtime.tensors import PoolFullError

@@ -1,0 +1,169 @@
+"""A scenario of NEO on this machine, from its file to its records, and the tables that its scheduler weighs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from host_model import CONFIG, made
+
+from aquasim.calibrate.engine import lanes
+from aquasim.calibrate.hardware import replayed
+from aquasim.cli.app import main
+from aquasim.core import Limits
+from aquasim.core.predictor import Predictor
+from aquasim.records.run import Run
+from aquasim.runtime.local import Options, run_local
+from aquasim.runtime.local.plan import hardware_plan
+from aquasim.scenario import Scenario, load_scenario
+from aquasim.sim.simulate import Plan
+
+TINY = {
+    "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "intermediate_size": 128,
+    "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
+    "vocab_size": 256, "max_position_embeddings": 2048, "torch_dtype": "float32", "hidden_act": "silu",
+}  # fmt: skip
+CHANGES = [
+    "engine.kv_blocks=24",
+    "engine.max_model_len=128",
+    "engine.max_num_batched_tokens=128",
+    "machine.host_gib=0.01",
+    "workload.requests=16",
+    'workload.arrivals={kind="poisson", rate=400}',
+    'workload.prompt={kind="uniform", low=20, high=60}',
+    'workload.output={kind="uniform", low=10, high=40}',
+]
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder for all tests here: tables and the kernel are made once."""
+    folder = tmp_path_factory.getbasetemp() / "host-cache"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder))
+    return folder
+
+
+def plan(folder: Path, *changes: str) -> Plan:
+    """Return neo/local with a tiny model and few requests."""
+    file = folder / "tiny.json"
+    file.write_text(json.dumps(TINY))
+    scenario = load_scenario("neo/local", [f"model.name={file}", *CHANGES, *changes])
+    assert isinstance(scenario, Scenario)
+    return hardware_plan(scenario, Options(device="cpu"))
+
+
+def ran(folder: Path, system: str, *changes: str) -> tuple[Plan, Run]:
+    """Run one system for real."""
+    made_plan = plan(folder, *changes)
+    return made_plan, run_local(made_plan, system, Options(device="cpu", check="always"))
+
+
+@pytest.mark.parametrize("system", ["gpu-only", "neo", "fastdecode"])
+def test_a_system_runs_for_real_and_replays(system: str, tmp_path: Path) -> None:
+    """Every request ends with all of its tokens; the events, fed to a fresh core, give the same commands."""
+    made_plan, run = ran(tmp_path, system)
+    requests = run.requests.sort_values("request")
+    assert (requests.outcome == "finished").all()
+    assert (requests.output_tokens.to_numpy() == made_plan.workload.output).all()
+    assert replayed.check(made_plan, system, run).differs is None
+    assert run.meta["repaired"] == 0
+    lanes_of = run.columns("spans")["lane"].tolist()
+    if system == "fastdecode":
+        assert set(lanes_of) == {1}
+    if system == "gpu-only":
+        assert set(lanes_of) == {0}
+        assert run.meta["predictor"] is None
+
+
+def test_a_host_too_small_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit code 2, naming the blocks and the length, before any table is measured."""
+    file = tmp_path / "tiny.json"
+    file.write_text(json.dumps(TINY))
+    changes = [f"model.name={file}", *CHANGES, "machine.host_gib=0.00005"]
+    sets = [word for change in changes for word in ("--set", change)]
+    words = ["run", "neo/local", "--on", "hardware", "--device", "cpu", "--system", "neo", *sets]
+    monkeypatch.setattr("sys.argv", ["aquasim", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert "host's KV cache of" in said
+    assert "holds no request of max_model_len" in said
+    assert "\n" not in said
+
+
+# --- tables -------------------------------------------------------------------------------------------------------
+
+
+LIMITS = Limits(
+    blocks=60,
+    block_size=4,
+    max_num_seqs=6,
+    max_num_batched_tokens=64,
+    max_model_len=40,
+    tiers=(("host", 60),),
+)
+
+
+def test_n16_tables_have_the_axes_of_the_paper_and_answer_all_that_can_be_asked() -> None:
+    """Every width, powers of two and halfway, requests by tokens; nothing an engine may ask is beyond the last."""
+    runner = made()
+    found = lanes.LaneBench(runner, LIMITS).predictor()
+    assert found.layers == CONFIG.layers
+    assert found.linear.points == [0, *range(1, 65)]
+    assert found.prefill.points == [0, 4, 6, 8, 12, 16, 24, 32, 48, 64]
+    assert found.gpu_decode.points[-1] == 61 * 4
+    assert found.host_decode.requests == [1, 2, 4, 6]
+    asked = [
+        found.host_decode.at(count, tokens)
+        for count in range(1, 7)
+        for tokens in range(count, count * 40 + 1)
+    ]
+    asked += [found.gpu_decode.at(tokens) for tokens in range(1, 245)]
+    assert min(asked) > 0
+    assert found.launch_ns > 0
+    runner.host.close()  # type: ignore[union-attr]
+
+
+def test_n16_tables_are_kept_and_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second time nothing is measured, and the tables are the same; for other limits they are others."""
+    runner = made()
+    first, measured = lanes.ensure(runner, LIMITS)
+    assert measured
+    monkeypatch.setattr(lanes.LaneBench, "predictor", lambda self: pytest.fail("measured again"))
+    again, measured = lanes.ensure(runner, LIMITS)
+    assert not measured
+    assert again.as_json() == first.as_json()
+    other = Limits(blocks=50, block_size=4, max_num_batched_tokens=64, max_model_len=40, tiers=LIMITS.tiers)
+    assert lanes.cached_path(runner, other) != lanes.cached_path(runner, LIMITS)
+    runner.host.close()  # type: ignore[union-attr]
+
+
+def test_n16_a_corner_that_cannot_be_measured_goes_on_as_the_next_row_does() -> None:
+    """By hand: T[1][8] = T[1][4] + T[2][8] - T[2][4]."""
+    found: dict[tuple[int, int], Any] = {
+        (1, 2): 3.0,
+        (1, 4): 5.0,
+        (2, 4): 6.0,
+        (2, 8): 10.0,
+        (4, 8): 11.0,
+        (4, 16): 20.0,
+    }
+    lanes.fill_corner(found, [1, 2, 4], [2, 4, 8, 16])
+    assert found[2, 16] == 10.0 + 20.0 - 11.0
+    assert found[1, 8] == 5.0 + 10.0 - 6.0
+    assert found[1, 16] == found[1, 8] + found[2, 16] - found[2, 8]
+
+
+def test_tables_say_what_lanes_cost_here() -> None:
+    """More tokens take longer: on the host eight times the tokens take more than twice as long."""
+    runner = made()
+    bench = lanes.LaneBench(runner, LIMITS)
+    pool = runner.host.pool  # type: ignore[union-attr]
+    pool.data.zero_()
+    assert bench.host_decode(6, 240) > bench.host_decode(1, 1)
+    assert bench.linear(64) > bench.linear(1)
+    assert isinstance(Predictor.from_json(bench.predictor().as_json()), Predictor)
+    runner.host.close()  # type: ignore[union-attr]
