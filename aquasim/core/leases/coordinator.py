@@ -46,6 +46,8 @@ from aquasim.core.leases.timers import Timers
 class Coordinator:
     """Grants, renews, reclaims. Events in, messages out; `now` is its own clock (ns).
 
+    That clock must not go back when another takes its place: a machine's monotonic clock does not.
+
     `near` maps a consumer's name to the only donors it may use, nearest first; others use any donor.
 
     Raises:

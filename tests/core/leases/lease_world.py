@@ -64,10 +64,9 @@ class World:
     # --- processes -------------------------------------------------------------------------------------------
 
     def start_coordinator(self, skew: int = 0) -> None:
-        """Start a coordinator that knows nothing, in place of any other."""
+        """Start a coordinator that knows nothing, in place of any other; the machine's clock does not go back."""
         self.coordinator = Coordinator(near=self.near)
         self.skew[COORDINATOR] = skew
-        self.clock.pop(COORDINATOR, None)
         self.watched, self.facts, self.heard = set(), [], Heard(self.coordinator.lease_ns)
 
     def start(self, name: str, skew: int = 0) -> Process:

@@ -146,9 +146,8 @@ def test_everybody_is_answered_and_no_byte_is_lost(world: World) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2, 6))
-def test_nor_in_longer_games(world: World, seed: int) -> None:
-    """The same with 600 events, four times over."""
-    chaos = play(world, seed, 600)
-    assert len(world.answers) == chaos.asked > 9 * JOBS
+def test_nor_in_a_longer_game(world: World) -> None:
+    """The same with 400 events, otherwise drawn."""
+    chaos = play(world, 2, 400)
+    assert len(world.answers) == chaos.asked > 4 * JOBS
     assert chaos.repaired > 0

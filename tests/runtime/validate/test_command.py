@@ -97,7 +97,10 @@ def test_an_interrupt_leaves_no_process_behind(sets: list[str]) -> None:
     """Ctrl-C in the middle of a run: exit code 130, coordinator and donor gone."""
     given = ("validate", "burst-local", "--on", "hardware", "--device", "cpu", "--systems", "cfs-peer")
     slow = [*sets, 'workload.arrivals={kind="poisson", rate=0.5}']
-    process = subprocess.Popen(words(*given, sets=slow), stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        words(*given, sets=slow), stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )  # fmt: skip
     limit = time.monotonic() + 60
     while len(helpers(process.pid)) < 2 and time.monotonic() < limit:
         time.sleep(0.05)
