@@ -10,6 +10,19 @@ import typer
 
 from aquasim import __version__
 from aquasim.cli import coordinator, donate, reproduce, serve, surplus, validation
+from aquasim.cli.options import (
+    AccelerateOption,
+    DeviceOption,
+    JsonOption,
+    OneSystemOption,
+    OutOption,
+    OverwriteOption,
+    PeersOption,
+    ScenarioArg,
+    SetOption,
+    SystemOption,
+    WeightsOption,
+)
 from aquasim.errors import UserError
 
 app = typer.Typer(
@@ -20,47 +33,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-ScenarioArg = Annotated[str, typer.Argument(metavar="SCENARIO", help="A scenario's name, or a TOML file.")]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change one value: --set workload.arrivals.rate=2"),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-SystemOption = Annotated[
-    list[str] | None, typer.Option("--system", "-s", metavar="NAME", help="Only these systems.")
-]
-OutOption = Annotated[
-    Path | None, typer.Option("--out", "-o", metavar="DIR", help="Write the records to this new folder.")
-]
-OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run's folder.")]
-
 
 @app.command()
 def run(
     scenario: ScenarioArg,
-    system: Annotated[
-        str | None,
-        typer.Option("--system", "-s", metavar="NAME", help="Which system; the baseline if left out."),
-    ] = None,
+    system: OneSystemOption = None,
     set_: SetOption = None,
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
     on: Annotated[str, typer.Option(metavar="simulation|hardware", help="Where to run it.")] = "simulation",
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Hardware: GGUF or safetensors; random if left out.")
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Hardware: what computes.")] = "auto",
-    accelerate: Annotated[
-        float, typer.Option(metavar="TIMES", help="Hardware: arrivals so many times as fast.")
-    ] = 1.0,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    accelerate: AccelerateOption = 1.0,
     check: Annotated[
         str, typer.Option(metavar="off|sampled|always", help="Hardware: checksums of pages.")
     ] = "off",
-    peers: Annotated[
-        Path | None,
-        typer.Option(metavar="SOCKET|own", help="Hardware: the coordinator for tier peer; own: start one."),
-    ] = None,
+    peers: PeersOption = None,
 ) -> None:
     """Run one system of a scenario: simulated, or a real model on this machine."""
     if on not in ("simulation", "hardware"):

@@ -58,12 +58,27 @@ def schedule_command(file: Path, policy: str, options: list[str]) -> None:
             f"--option {' '.join(options)}: a value is of the wrong kind for {policy!r}"
         ) from None
     limits = _limits(file, data, policy)
+    _check_lanes(file, limits, chosen, policy)
     jobs = [_job(file, i, row, limits.block_size) for i, row in enumerate(data["requests"])]
     for row in iterate(limits, chosen, jobs):
         if isinstance(row, Reject):
             print(f"request {row.request} rejected: {row.reason}", file=sys.stderr)
         else:
             print(json.dumps({**row._asdict(), "preempted": [str(id) for id in sorted(row.preempted)]}))
+
+
+def _check_lanes(file: Path, limits: Any, policy: Any, name: str) -> None:
+    """Refuse what cannot be scheduled without a clock, or on an engine of these sizes."""
+    from aquasim.core import lanes
+
+    if policy.lanes is not None and policy.lanes.host:
+        raise UserError(
+            f"--policy {name}: it weighs what a host takes, which only a scenario says: aquasim run"
+        )
+    try:
+        lanes.check(limits, policy)
+    except ValueError as error:
+        raise UserError(f"{file}: {error}") from None
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aquasim import __version__
+from aquasim.cli.options import JsonOption
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def reproduce(
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Processes; the machine's cores, at most 8.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Run a paper's evaluation again and set its claims beside what is simulated."""
     reproduce_command(paper, only or [], out, workers, json)

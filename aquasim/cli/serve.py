@@ -8,6 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aquasim.cli.options import (
+    DeviceOption,
+    OneSystemOption,
+    PeersOption,
+    ScenarioArg,
+    SetOption,
+    WeightsOption,
+)
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,26 +24,17 @@ if TYPE_CHECKING:
 
 
 def serve(
-    scenario: Annotated[str, typer.Argument(metavar="SCENARIO", help="A scenario's name, or a TOML file.")],
-    system: Annotated[
-        str | None,
-        typer.Option("--system", "-s", metavar="NAME", help="Which system; the baseline if left out."),
-    ] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change one value.")
-    ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="GGUF or safetensors; random if left out.")
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="What computes.")] = "auto",
+    scenario: ScenarioArg,
+    system: OneSystemOption = None,
+    set_: SetOption = None,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
     host: Annotated[str, typer.Option(metavar="ADDRESS", help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
     max_open: Annotated[
         int, typer.Option("--max-open", min=1, help="Requests at once; more get 429.")
     ] = 1000,
-    peers: Annotated[
-        Path | None, typer.Option(metavar="SOCKET", help="The coordinator for tier peer; own: start one.")
-    ] = None,
+    peers: PeersOption = None,
 ) -> None:
     """Serve completions (OpenAI's API) from a real model under a scenario's policy; its workload is left out."""
     from aquasim.cli.hardware import peers_for

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from aquasim.cli.options import JsonOption
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def surplus(
     sweep: Annotated[
         Path | None, typer.Option(metavar="FILE.csv", help="A measured sweep: batch,tokens_per_s,kv_gib.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Say how many GiB each GPU can lend under a model and a load, or lacks."""
     surplus_command(model, profile, tp, prompt, output, rate, sweep, json)

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
+from aquasim.cli.options import AccelerateOption, DeviceOption, JsonOption, SetOption, WeightsOption
 from aquasim.errors import UserError
-
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 def validate(
@@ -26,21 +25,15 @@ def validate(
     ] = None,
     systems: Annotated[str | None, typer.Option(metavar="A,B", help="Hardware: only these systems.")] = None,
     repeats: Annotated[int, typer.Option(min=1, max=100, help="Hardware: real runs of each system.")] = 2,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Hardware: change one value.")
-    ] = None,
+    set_: SetOption = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Hardware: write records and figures there."),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Hardware: replace an earlier one.")] = False,
-    weights: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Hardware: GGUF or safetensors; random if left out.")
-    ] = None,
-    device: Annotated[str, typer.Option(metavar="auto|cpu|cuda", help="Hardware: what computes.")] = "auto",
-    accelerate: Annotated[
-        float, typer.Option(metavar="TIMES", help="Hardware: arrivals so many times as fast.")
-    ] = 1.0,
+    weights: WeightsOption = None,
+    device: DeviceOption = "auto",
+    accelerate: AccelerateOption = 1.0,
     peers: Annotated[
         Path | None,
         typer.Option(

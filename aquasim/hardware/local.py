@@ -54,20 +54,13 @@ def digest(block: dict[str, Any]) -> str:
     return hashlib.sha256(text_of(block).encode()).hexdigest()
 
 
+SIZES = ("layers", "hidden", "heads", "kv_heads", "head_dim", "intermediate", "vocab", "qk_norm", "qkv_bias")
+"""What of a model decides how long our engine takes; named alike in `Model` and in the engine's configuration."""
+
+
 def shape_of(model: Model) -> dict[str, Any]:
     """Return the sizes of a model on which times depend."""
-    names = (
-        "layers",
-        "hidden",
-        "heads",
-        "kv_heads",
-        "head_dim",
-        "intermediate",
-        "vocab",
-        "qk_norm",
-        "qkv_bias",
-    )
-    return {name: getattr(model, name) for name in names}
+    return {name: getattr(model, name) for name in SIZES}
 
 
 def cache_folder() -> Path:

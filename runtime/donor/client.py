@@ -12,6 +12,7 @@ from aquasim.core.leases import Donate, Donor, Extent, Message, Process, Reclaim
 from aquasim.runtime.arenas import Arena, Handle, encode
 from aquasim.runtime.coordinator import LeaseError, codec, default_socket, identity
 from aquasim.runtime.coordinator.link import Link
+from aquasim.runtime.coordinator.party import Party
 from aquasim.runtime.coordinator.wire import Handed, Share, Welcome
 from aquasim.runtime.donor.slabs import Slabs, allocate, split
 
@@ -30,7 +31,7 @@ class Loan(NamedTuple):
     epoch: int
 
 
-class DonorClient:
+class DonorClient(Party[Donor]):
     """Lends memory through the coordinator at `socket` (None: the usual place), whenever one is there.
 
     Each extent is an arena of its own (`backend`, `place`: see `aquasim.runtime.arenas.create`), `extent_bytes` long.
@@ -68,24 +69,6 @@ class DonorClient:
         self._next = 0
 
     # --- from any thread -------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Start the client's thread; it connects whenever a coordinator is there."""
-        self._link.start()
-
-    @property
-    def me(self) -> Process:
-        """Our name and run."""
-        return self._machine.me
-
-    @property
-    def connected(self) -> bool:
-        """Whether a coordinator is there."""
-        return self._link.connected
-
-    def wait_connected(self, timeout: float) -> bool:
-        """Wait for a coordinator, at most `timeout` seconds; raises RefusedError if it will not have us."""
-        return self._link.wait(timeout)
 
     def donate(self, nbytes: int) -> int:
         """Allocate extents for `nbytes` bytes and lend them; returns their bytes, which a back end may round up.

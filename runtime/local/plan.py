@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from aquasim.errors import UserError
-from aquasim.hardware.local import LOCAL, as_stored, load_cached, unmeasured_profile
+from aquasim.hardware.local import LOCAL, SIZES, as_stored, load_cached, unmeasured_profile
 from aquasim.models import Model, load_model
 from aquasim.scenario import Scenario
 from aquasim.sim.simulate import Plan
@@ -59,16 +59,5 @@ def kind_of(options: "Options") -> str:
 
 def shape_of(config: "LlamaConfig", name: str) -> Model:
     """Return the shape of a model that the engine runs."""
-    same = (
-        "layers",
-        "hidden",
-        "heads",
-        "kv_heads",
-        "head_dim",
-        "intermediate",
-        "vocab",
-        "qkv_bias",
-        "qk_norm",
-    )
-    model = Model(name, **{key: getattr(config, key) for key in same})
+    model = Model(name, **{key: getattr(config, key) for key in SIZES})
     return replace(model, tied_embeddings=config.tied_embeddings, max_position=config.max_positions)

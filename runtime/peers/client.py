@@ -16,7 +16,6 @@ from aquasim.core.leases import (
     Extent,
     Lease,
     Message,
-    Process,
     Usable,
     Want,
 )
@@ -24,13 +23,14 @@ from aquasim.runtime.arenas import ArenaError, Handle, decode
 from aquasim.runtime.coordinator import codec, default_socket, identity
 from aquasim.runtime.coordinator import wire as words
 from aquasim.runtime.coordinator.link import Link
+from aquasim.runtime.coordinator.party import Party
 from aquasim.runtime.copy import Copier, open_copier
 from aquasim.runtime.peers.mapped import PROBE_SIZES, Mapped, map_extent
 
 LOG = logging.getLogger("aquasim.peers")
 
 
-class PeerClient:
+class PeerClient(Party[Consumer]):
     """Leases extents through the coordinator at `socket` (None: the usual place), maps and probes them.
 
     `usable(mapped)` is told of each extent once it may be used, `evacuate(mapped, cause)` when it must be left: start
@@ -71,24 +71,6 @@ class PeerClient:
         """Changed under the link's lock."""
 
     # --- from any thread -------------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Start the client's thread; it connects whenever a coordinator is there."""
-        self._link.start()
-
-    @property
-    def me(self) -> Process:
-        """Our name and run."""
-        return self._machine.me
-
-    @property
-    def connected(self) -> bool:
-        """Whether a coordinator is there."""
-        return self._link.connected
-
-    def wait_connected(self, timeout: float) -> bool:
-        """Wait for a coordinator, at most `timeout` seconds; raises RefusedError if it will not have us."""
-        return self._link.wait(timeout)
 
     def want(self, nbytes: int) -> None:
         """Say how many bytes to lease in all; what is missing stays asked for. Less takes nothing away."""

@@ -412,6 +412,31 @@ def test_a_faulty_policy_option_is_explained(tmp_path: Path, refused: Refused, o
     assert option.partition("=")[0] in refused("schedule", file, "--policy", "cfs", "--option", option)
 
 
+@pytest.mark.parametrize(
+    ("policy", "change", "part"),
+    [
+        ("neo", {}, "--policy neo: it weighs what a host takes"),
+        ("fastdecode", {}, "--policy fastdecode"),
+        ("gpu-only", {"prefix_caching": True}, "neither prefix caching nor adapters"),
+    ],
+)
+def test_a_policy_that_needs_more_than_a_schedule_says_so(
+    tmp_path: Path, refused: Refused, policy: str, change: dict, part: str
+) -> None:
+    """Lanes need a host and its times, which a file without a clock does not have."""
+    file = tmp_path / "case.json"
+    case = {"num_blocks": 10, "requests": [{"step": 0, "prompt": 4, "output": 2}]}
+    file.write_text(json.dumps(case | change))
+    assert part in refused("schedule", file, "--policy", policy)
+
+
+def test_tenants_have_no_lanes(refused: Refused) -> None:
+    """A scenario with tenants and a policy of lanes is refused in one line."""
+    line = refused("run", "aqua/s3-single-h100", "--set", "tenants.llama-8b.policy=neo")
+    assert "tenants.llama-8b" in line
+    assert "'neo' is for scenarios of one engine" in line
+
+
 PLAIN = [
     ("run", "brust-h100"),
     ("compare", "small-h100", "-s", "x"),

@@ -61,6 +61,20 @@ class Process:
             self.process.wait()
 
 
+TORCH = ("engine", "host", "longprompt", "lora")
+"""Folders whose GPU tests need nothing but torch."""
+
+
+@pytest.fixture(scope="session")
+def one_thread() -> Iterator[None]:
+    """Keep torch to one thread: small products gain nothing from more, and lose much where cores are shared."""
+    torch = pytest.importorskip("torch")
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def start() -> Iterator[Callable[..., Process]]:
     """Give a function that starts a partner process for a device; all are ended after the test."""
@@ -83,7 +97,17 @@ def descriptors() -> Callable[[], int]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what needs a GPU where there is none, and say why."""
-    missing = available()["cuda-ipc"]
+    missing = {HERE.name: available()["cuda-ipc"], "donor": available()["cuda-vmm"]}
     for item in items:
-        if item.get_closest_marker("gpu") and missing and item.path.parent == HERE:
-            item.add_marker(pytest.mark.skip(reason=missing))
+        if not item.get_closest_marker("gpu"):
+            continue
+        folder = item.path.parent.name
+        why = _no_device() if folder in TORCH else missing.get(folder)
+        if why:
+            item.add_marker(pytest.mark.skip(reason=why))
+
+
+def _no_device() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "torch finds no CUDA device"

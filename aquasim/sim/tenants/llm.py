@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from aquasim.core import Scheduler
+from aquasim.errors import UserError
 from aquasim.records.tables import RunTables
 from aquasim.sim.adapters import AdapterSettings, AdapterStore
 from aquasim.sim.carrier import PageCarrier, PageLayout
@@ -104,6 +105,8 @@ class LlmTenant:
     def _build(self, name: str, llm: Llm | None = None) -> tuple[Engine, PageCarrier]:
         llm = llm or self.llm
         policy = llm.policy(self._choice, self._where)
+        if policy.lanes is not None:
+            raise UserError(f"{self._where}: policy {self._choice.policy!r} is for scenarios of one engine")
         slots = self._settings.max_loras if self._settings else 0
         limits = llm.limits(self._choice.policy, self._tiers, max_loras=slots)
         cost = llm.cost(limits)

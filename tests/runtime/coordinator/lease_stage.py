@@ -2,11 +2,15 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +142,24 @@ def eventually(condition: Callable[[], object], seconds: float = PATIENCE) -> bo
             return True
         time.sleep(0.01)
     return bool(condition())
+
+
+@contextmanager
+def forging(program: Path) -> Iterator[Path]:
+    """Run a server that makes processes; give its address."""
+    folder = Path(tempfile.mkdtemp(prefix="aqf"))
+    path = folder / "forge"
+    server = subprocess.Popen([sys.executable, str(program), str(path)], stdout=subprocess.PIPE)
+    assert server.stdout is not None
+    assert server.stdout.readline() == b"ready\n"
+    yield path
+    server.kill()
+    server.communicate()
+    shutil.rmtree(folder)
+
+
+def check_logs(logs: str) -> None:
+    """Show what was logged if the test fails; no handle's text and no error may be in it."""
+    print("\n".join(line for line in logs.splitlines() if not line.startswith("DEBUG")))
+    assert "aquasim.arena/" not in logs
+    assert "Traceback" not in logs, logs

@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 
 import torch
+
+sys.path.append(str(Path(__file__).parents[2] / "common"))
 from lending_stage import CONFIG, PADDED, SIZE, WEIGHTS
 
 from aquasim.core import Limits, Scheduler, make_policy

@@ -5,10 +5,11 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from processes import eventually
 
 from aquasim.core import Limits, Scheduler, make_policy
 from aquasim.core.informers import QueueInformer, WindowInformer
@@ -50,14 +51,6 @@ def spawn(*words: str, **options: Any) -> "subprocess.Popen[str]":
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment} | options
     return subprocess.Popen([sys.executable, *words], text=True, **options)
-
-
-def eventually(condition: Callable[[], object], seconds: float = 30.0) -> None:
-    """Wait for a condition."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "it never came"
-        time.sleep(1e-4)
 
 
 def alone(prompt: list[int], count: int) -> list[int]:
@@ -142,7 +135,7 @@ class Serving:
             self.executor.turn()
             return until()
 
-        eventually(look, seconds)
+        eventually(look, seconds, 1e-4)
 
     def finish(self) -> None:
         """Serve what is there."""

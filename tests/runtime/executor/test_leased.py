@@ -1,15 +1,14 @@
 """A real model pages into memory of other processes: reclaimed, orphaned, unrenewed, and no token changes."""
 
-import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import eventually, spawn
 
 from aquasim.core import Limits, Scheduler, make_policy
 from aquasim.runtime.arenas import create
@@ -29,25 +28,6 @@ WEIGHTS = random_weights(CONFIG, seed=3)
 SIZE, BLOCKS, PADDED = 4, 12, 32
 MIB = 1 << 20
 LEASE_S = 2.0
-
-
-def spawn(*words: str) -> subprocess.Popen[bytes]:
-    """Start a command of ours."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "aquasim", *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=environment,
-    )
-
-
-def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait for a condition."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "it never came"
-        time.sleep(0.02)
 
 
 class Server:

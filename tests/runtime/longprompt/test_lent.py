@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from long_model import CONFIG, COUNT, PADDED, PROMPT, WEIGHTS, Noted, ordinary
+from processes import eventually
 
 from aquasim.runtime.tensors import PeerPool
 
@@ -17,14 +17,6 @@ torch = pytest.importorskip("torch")
 
 MIB = 1 << 20
 LEASE_S = 2.0
-
-
-def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait for a condition."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "it never came"
-        time.sleep(0.01)
 
 
 class Lenders:

@@ -1,16 +1,14 @@
 """Adapters in the memory of real processes, which stop and are killed while requests use them."""
 
-import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from lora_model import ADAPTERS, LAYOUT, engine
+from processes import eventually, spawn
 from test_cache import NAMES, fetches, jobs, submit
 
 from aquasim.runtime.executor import Executor
@@ -18,26 +16,6 @@ from aquasim.runtime.lora import FileHome, Home, HostHome, LoraCache, LoraSlots,
 from aquasim.runtime.tensors import PeerPool
 
 MIB = 1 << 20
-
-
-def spawn(*words: str) -> "subprocess.Popen[bytes]":
-    """Start a command of ours."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "aquasim", *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-
-
-def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait for a condition."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "it never came"
-        time.sleep(0.005)
-
-
 Start = Callable[[str], "subprocess.Popen[bytes]"]
 
 

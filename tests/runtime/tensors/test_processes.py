@@ -1,37 +1,17 @@
 """Tensors in the memory of real processes, which stop and are killed."""
 
-import os
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from faked import KIB, MIB, data, same
+from processes import eventually, spawn
 
 from aquasim.runtime.tensors import PeerPool
 
 torch = pytest.importorskip("torch")
-
-
-def spawn(*words: str) -> "subprocess.Popen[bytes]":
-    """Start a command of ours."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "aquasim", *words],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
-
-
-def eventually(condition: Callable[[], object], seconds: float = 20.0) -> None:
-    """Wait for a condition."""
-    limit = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < limit, "it never came"
-        time.sleep(0.02)
 
 
 @pytest.fixture
