@@ -23,6 +23,7 @@ MODULES = (
     "aquasim/core/slices.py",
     "aquasim/core/chunked.py",
     "aquasim/core/lanes.py",
+    "aquasim/core/beside.py",
     "aquasim/core/predictor.py",
     "aquasim/core/prompts.py",
     "aquasim/core/scheduler.py",

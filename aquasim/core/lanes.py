@@ -11,6 +11,7 @@ Guards (`LaneRules.guarded`), each against a standstill of the released schedule
 - full: when the host has no block left and nothing else can go on, its newest request starts over.
 """
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aquasim.core.chunked import Chunks, repeats
@@ -78,6 +79,13 @@ class Side:
         self.attention += self.tables.prefill.at(request.total)
         self.widen(request.total)
 
+    def chunk(self, request: Request, count: int) -> None:
+        """Add a part of a prompt; only its last one makes a token."""
+        end = request.computed + count
+        self.sequences += end == request.total
+        self.attention += self.tables.prefill.at(end) - self.tables.prefill.at(request.computed)
+        self.widen(count)
+
     def drop(self) -> None:
         """Take the last prompt out."""
         request = self.prefills.pop()
@@ -114,13 +122,15 @@ def check(limits: Limits, policy: Policy) -> None:
         return
     if limits.prefix_caching or limits.max_loras:
         raise ValueError("iterations with lanes know neither prefix caching nor adapters")
-    if limits.max_num_batched_tokens < limits.max_model_len:
+    if rules.beside and limits.prefill != "chunked":
+        raise ValueError("lanes beside time slices need chunked prefill")
+    if not rules.beside and limits.max_num_batched_tokens < limits.max_model_len:
         raise ValueError(
             f"iterations with lanes have whole prompts: max_num_batched_tokens {limits.max_num_batched_tokens}"
             f" must be at least max_model_len {limits.max_model_len}"
         )
     blocks = dict(limits.tiers).get(HOST, 0)
-    if rules.host and blocks * size < limits.max_model_len:
+    if rules.host and not rules.beside and blocks * size < limits.max_model_len:
         raise ValueError(
             f"the host's KV cache of {blocks} blocks of {size} tokens holds no request of max_model_len"
             f" {limits.max_model_len}; give it more memory or lower max_model_len"
@@ -240,21 +250,27 @@ def _choose(
     while left and alone.width - alone.prefills[-1].total >= rules.flat:
         alone.drop()
         left -= 1
-    _hide(s, pair, slots, staged)
+    hide(s, pair, slots, s.paged.values(), _spare(s, pair[0], staged))
     if not pair[1].host:
         return [alone], left
-    first = pair[0]
-    while staged and first.width - first.prefills[-1].total >= rules.flat:
+    staged -= spare_prompts(pair, staged, rules.flat)
+    served, time = pair[0].sequences + pair[1].sequences, pair[0].gpu + pair[1].gpu
+    if served * alone.gpu > alone.sequences * time:
+        return pair, staged
+    return [alone], left
+
+
+def spare_prompts(pair: list[Side], staged: int, flat: int) -> int:
+    """Drop the newest prompts bound for the host that nothing needs to hide behind; return how many."""
+    first, dropped = pair[0], 0
+    while dropped < staged and first.width - first.prefills[-1].total >= flat:
         request = first.prefills[-1]
         first.drop()
         if min(remains(pair)) < 0:
             first.prefill(request)
             break
-        staged -= 1
-    served, time = pair[0].sequences + pair[1].sequences, pair[0].gpu + pair[1].gpu
-    if served * alone.gpu > alone.sequences * time:
-        return pair, staged
-    return [alone], left
+        dropped += 1
+    return dropped
 
 
 def remains(pair: list[Side]) -> tuple[float, float]:
@@ -281,7 +297,7 @@ def _candidates(s: "Scheduler", rules: LaneRules, out: bool) -> tuple[list[Reque
         return gpu, host, min(slots, tokens)
     capacity = s.pool.capacity if rules.gpu else 0
     held = _held(s)
-    room, staging = _host_room(s, capacity), s.pool.capacity
+    room, staging = host_room(s, capacity), s.pool.capacity
     for request in s.waiting:
         need = s.blocks_for(request.total)
         fits = held + need <= capacity and not host
@@ -303,20 +319,25 @@ def _candidates(s: "Scheduler", rules: LaneRules, out: bool) -> tuple[list[Reque
     return gpu, host, min(slots, tokens)
 
 
-def _host_room(s: "Scheduler", reserve: int) -> int:
+def host_room(s: "Scheduler", reserve: int) -> int:
     """Blocks of the host that new prompts may have: `reserve` stays, for all that the GPU may have to give up."""
     pool = s.pager.tiers.get(HOST)
     if pool is None:
         return 0
     held = sum([len(request.copy) for request in s.paged.values() if request.copy_tier == HOST])
-    return min(pool.capacity - reserve - held, pool.free - len(s.paged) // s.limits.block_size)
+    kept = sum(
+        [len(request.copy) for request in s.running.values() if request.blocks and request.copy_tier == HOST]
+    )
+    return min(pool.capacity - reserve - held, pool.free + kept - len(s.paged) // s.limits.block_size)
 
 
-def _hide(s: "Scheduler", pair: list[Side], slots: int, staged: int) -> None:
-    """Give the host as many decodes as the GPU's work hides: in order, first fit, none as long as one refused."""
-    spare = _spare(s, pair[0], staged)
+def hide(s: "Scheduler", pair: list[Side], slots: int, candidates: Iterable[Request], spare: int) -> None:
+    """Give the host as many decodes as the GPU's work hides: in order, first fit, none as long as one refused.
+
+    `spare`: the host's blocks for their growth.
+    """
     cut, target = 1 << 62, 1
-    for request in s.paged.values():
+    for request in candidates:
         if slots < 1:
             return
         grows = _grows(s, request)
@@ -374,25 +395,31 @@ def _commit(s: "Scheduler", sides: list[Side], staged: int) -> Chunks:
     for request in prefills[:split]:
         s.start(request, [], request.total)
     for request in prefills[split:]:
-        _stage(s, request)
+        stage(s, request)
     if s.batch.count:
         s.batch.grow_now(s.pool)
-    for side in sides:
-        for request in side.host:
-            request.copy += s.pager.tiers[HOST].take(_grows(s, request))
-    s.lanes = _lanes(sides, tuple([request.id for request in prefills[split:]]))
+    commit_host(s, sides, tuple([request.id for request in prefills[split:]]))
     return chunks
 
 
+def commit_host(s: "Scheduler", sides: list[Side], staged: tuple[int, ...]) -> None:
+    """Give the growth of the host's decodes its blocks, and leave the host's part in `s.lanes`."""
+    for side in sides:
+        for request in side.host:
+            request.copy += s.pager.tiers[HOST].take(_grows(s, request))
+    s.lanes = _lanes(sides, staged)
+
+
 def _lanes(sides: list[Side], staged: tuple[int, ...]) -> Lanes | None:
-    first = tuple([request.id for request in sides[0].host])
+    first = tuple([request.id for side in sides[:1] for request in side.host])
     second = tuple([request.id for side in sides[1:] for request in side.host])
     if not (first or second or staged):
         return None
-    return Lanes(first, second, sides[0].tokens, sum([side.tokens for side in sides[1:]]), staged)
+    tokens = sides[0].tokens if sides else 0
+    return Lanes(first, second, tokens, sum([side.tokens for side in sides[1:]]), staged)
 
 
-def _stage(s: "Scheduler", request: Request) -> None:
+def stage(s: "Scheduler", request: Request) -> None:
     """Start a prompt whose KV leaves for the host as it is computed: it holds no HBM but the staging layer's."""
     assert s.waiting.take() is request
     request.blocks, request.computed, request.prefilled = [], 0, False
@@ -417,6 +444,7 @@ def advance(s: "Scheduler", lanes: Lanes) -> None:
         request.computed += 1
         request.total += 1
         request.copied = request.computed
+        request.rank += s.policy.slope
 
 
 def in_step(s: "Scheduler", request: Request) -> bool:

@@ -5,7 +5,7 @@ them names the page-out in its `after`. Overlapped ones are awaited: blocks stay
 request neither runs nor frees memory before `TransferDone`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from aquasim.core.blocks import BlockPool
@@ -78,9 +78,14 @@ class Pager:
 
     # --- HBM to tier ---------------------------------------------------------------------------------------
 
-    def page_out(self, request: Request) -> bool:
-        """Start to move a resident request's blocks to the first tier with room; False: no tier has any."""
-        tier = self._place(request)
+    def page_out(self, request: Request, places: Iterable[str] | None = None) -> bool:
+        """Start to move a resident request's blocks to the first tier with room; False: no tier has any.
+
+        Without `places` its copy's tier comes first, then all in their order.
+        """
+        if places is None:
+            places = [request.copy_tier, *self.tiers] if request.copy_tier else self.tiers
+        tier = self._place(request, places)
         if tier is None:
             self.drop_copy(request)
             return False
@@ -100,24 +105,35 @@ class Pager:
         request.blocks = []
         return True
 
-    def _place(self, request: Request) -> str | None:
-        """Reserve tier blocks for every block of `request`, next to its copy if there is one."""
+    def _place(self, request: Request, places: Iterable[str]) -> str | None:
+        """Reserve tier blocks for every block of `request`, beside those that its copy has."""
         count = len(request.blocks)
-        if request.copy_tier:
-            pool = self.tiers[request.copy_tier]
-            extra = count - len(request.copy)
-            if not pool.debt and pool.free >= extra:
-                if extra:
-                    request.copy += pool.take(extra)
-                return request.copy_tier
-        for name, pool in self.tiers.items():
-            if name != request.copy_tier and pool.free >= count:
+        for name in places:
+            pool = self.tiers[name]
+            if name == request.copy_tier:
+                extra = count - len(request.copy)
+                if not pool.debt and pool.free >= extra:
+                    if extra:
+                        request.copy += pool.take(extra)
+                    return name
+            elif pool.free >= count:
                 self.drop_copy(request)
                 request.copy = pool.take(count)
                 request.copy_tier = name
                 self._copies[name][request] = None
                 return name
         return None
+
+    def spare(self, tier: str, count: int) -> bool:
+        """Drop copies of resident requests until a tier has `count` free blocks; False: it never will."""
+        pool = self.tiers[tier]
+        coming = [request for arriving in self._in.values() for request, _ in arriving]
+        for request in [r for r in self._copies[tier] if r.state is State.RUNNING and r.blocks]:
+            if pool.free >= count:
+                break
+            if not self._flying(request) and request not in coming:
+                self.drop_copy(request)
+        return pool.free >= count
 
     def drop_copy(self, request: Request) -> None:
         """Forget a request's copy and free its tier blocks."""

@@ -1,8 +1,8 @@
 """What a policy that weighs costs expects an iteration's parts to take: frozen tables, plain numbers in, ns out."""
 
 from bisect import bisect_left
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 
 class Curve:
@@ -60,13 +60,21 @@ class Surface:
         }
 
 
+class Copying(NamedTuple):
+    """What pages take to and from a tier on an idle link, in ns per block."""
+
+    out: float
+    back: float
+
+
 @dataclass(frozen=True, eq=False)
 class Predictor:
     """Times per layer, in ns (NEO section 3.3: four tables and a constant).
 
     `linear` by tokens of a sub-batch: all products of a layer. `prefill` by tokens of one prompt: its attention.
     `gpu_decode` by KV tokens of all decodes on the GPU: their attention. `host_decode` by requests and KV tokens on
-    the host: theirs. `launch_ns`: what a stage costs the host before it computes.
+    the host: theirs. `launch_ns`: what a stage costs the host before it computes. `copies`: of whole blocks (all
+    layers), by tier; for policies that weigh paging against the rest.
     """
 
     layers: int
@@ -75,6 +83,14 @@ class Predictor:
     gpu_decode: Curve
     host_decode: Surface
     launch_ns: float
+    copies: dict[str, Copying] = field(default_factory=dict)
+
+    def recompute(self, tokens: int) -> float:
+        """Return the time of a prompt of so many tokens by itself, all layers, in chunks if it must be."""
+        widest = self.linear.points[-1]
+        chunks, rest = divmod(tokens, widest)
+        linear = chunks * self.linear.at(widest) + self.linear.at(rest)
+        return self.layers * (linear + self.prefill.at(tokens))
 
     def as_json(self) -> dict[str, Any]:
         """Return the tables as plain data."""
@@ -87,6 +103,7 @@ class Predictor:
             **curves,
             "host_decode": self.host_decode.as_json(),
             "launch_ns": self.launch_ns,
+            "copies": {tier: list(copying) for tier, copying in self.copies.items()},
         }
 
     @classmethod
@@ -95,4 +112,5 @@ class Predictor:
         host = data["host_decode"]
         surface = Surface(host["requests"], [Curve(*row) for row in host["rows"]])
         curves = {name: Curve(*data[name]) for name in ("linear", "prefill", "gpu_decode")}
-        return cls(data["layers"], **curves, host_decode=surface, launch_ns=data["launch_ns"])
+        copies = {tier: Copying(*copying) for tier, copying in data.get("copies", {}).items()}
+        return cls(data["layers"], **curves, host_decode=surface, launch_ns=data["launch_ns"], copies=copies)

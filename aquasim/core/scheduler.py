@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from aquasim.core import chunked, lanes, prompts, slices
+from aquasim.core import beside, chunked, lanes, prompts, slices
 from aquasim.core.batch import DecodeBatch
 from aquasim.core.blocks import BlockPool, PrefixPool
 from aquasim.core.events import (
@@ -67,7 +67,8 @@ class Scheduler:
             self.pool, limits.block_size, tiers, keep_copies=policy.keep_copies, overlap=policy.overlap
         )
         self.pager.landed = self._landed
-        whole = limits.prefill == "prompt-only" and policy.lanes is None
+        rules = policy.lanes
+        whole = limits.prefill == "prompt-only" and rules is None
         self.watermark = limits.blocks // 100 if whole else 0
         self.growth_reserve = int(whole and not policy.sliced)
         self.slice_left = max(0, policy.slice_length - 1)
@@ -92,8 +93,12 @@ class Scheduler:
         self._aborts: list[int] = []
         self.newcomers: list[Request] = []
         """Arrived since the last step was planned; they queue when the next one is."""
-        self._build = lanes.build if policy.lanes else prompts.build if whole else chunked.build
-        self._whole = policy.sliced or whole or policy.lanes is not None
+        self._build = chunked.build
+        if rules is not None:
+            self._build = beside.build if rules.beside else lanes.build
+        elif whole:
+            self._build = prompts.build
+        self._whole = policy.sliced or whole or rules is not None
         self._caching = limits.prefix_caching
         self._hbm: int | None = None
         """The size HBM's pool is to have, while it has not been reported."""
@@ -468,7 +473,8 @@ class Scheduler:
             request.cached_blocks = 0
         if self.policy.ranked:
             request.rank = self.policy.rank(request)
-        if self.policy.pages and request.prefilled and self.pager.page_out(request):
+        places = self.policy.places(request, self) if self.tiered else None
+        if self.policy.pages and request.prefilled and self.pager.page_out(request, places):
             if request.state is State.PAGED:
                 self.paged[request.id] = request
             return

@@ -20,7 +20,7 @@ def select(s: "Scheduler") -> None:
             _decide(s)
     elif s.slice_left <= 0 or not (s.batch.count or s.prefilling or s.pager.arrivals):
         if s.paged or s.batch.count > s.pool.free:
-            _decide(s)
+            _decide(s, due=s.slice_left <= 0 and s.batch.count > 0)
         else:
             sort_running(s)
         s.slice_left = s.policy.slice_length
@@ -38,14 +38,18 @@ def sort_running(s: "Scheduler") -> None:
         s.running = {r.id: r for r in order} | {id: r for id, r in s.running.items() if not r.decoding}
 
 
-def _decide(s: "Scheduler") -> None:
+def _decide(s: "Scheduler", due: bool = False) -> None:
     """Choose the least-ranked requests that fit, one block of headroom each; page the others out.
 
-    Stops at the first that does not fit unless the policy fills up behind it (`backfill`).
+    Stops at the first that does not fit unless the policy fills up behind it (`backfill`). Where only the slice is
+    over (`due`), the policy may find the exchange not worth it: all goes on as it is.
     """
     chosen = _choose(s, _contenders(s), _budget(s))
     picked = dict.fromkeys(chosen)
-    for request in [r for r in s.running.values() if r.decoding and r not in picked]:
+    leaving = [r for r in s.running.values() if r.decoding and r not in picked]
+    if due and leaving and not s.policy.worthwhile(leaving, [r for r in chosen if r.id in s.paged], s):
+        return
+    for request in leaving:
         s.preempt(request)
     staying = {r.id: r for r in chosen if r.decoding}
     s.running = staying | {id: r for id, r in s.running.items() if id not in staying}
@@ -185,7 +189,7 @@ def admit(s: "Scheduler", newcomer: Request, hit: list[int], head: bool) -> bool
     seat = len(s.running) + s.pager.arrivals < s.limits.max_num_seqs
     if seat and s.admissible(newcomer, hit):
         return True
-    if not s.policy.sliced or not head or not _worthwhile(s, newcomer):
+    if not s.policy.sliced or not head or not _worthwhile(s, newcomer) or s.policy.stages(newcomer, s):
         return False
     if not seat and not _evict_one(s, newcomer):
         return False

@@ -80,10 +80,11 @@ class LaneCost:
 
     def predictor(self, limits: Limits) -> Predictor:
         """Return tables as NEO's profiler makes them, up to what an engine of these limits has."""
-        gpu, size = self.gpu, limits.block_size
-        most = limits.max_num_batched_tokens
+        gpu = self.gpu
+        most, size = limits.max_num_batched_tokens, limits.block_size
+        longest = -(-max(most, limits.max_model_len) // size) * size
         widths = sorted({*range(1, min(WIDTHS, most + 1)), *_doubling(min(WIDTHS, most), most)})
-        prompts, resident = _halves(size, most), _halves(size, (limits.blocks + 1) * size)
+        prompts, resident = _halves(size, longest), _halves(size, (limits.blocks + 1) * size)
         return Predictor(
             gpu.depth,
             Curve(widths, [gpu.layer_ns(tokens) for tokens in widths]),

@@ -1,7 +1,8 @@
 """Hardware profiles: what a GPU and its links can do, as JSON fitted by aquasim.calibrate."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,15 @@ class Profile:
         """Best share of peak flops of prefill attention, for each head dimension."""
         blocks = self.blocks["prefill_attention"]["by_head_dim"]
         return {int(dim): float(block["peak_share"]) for dim, block in blocks.items()}
+
+    def with_bandwidths(self, gbs: Mapping[str, float | None]) -> "Profile":
+        """Return the profile with other bandwidths (GB/s) of links by name; None leaves one as it is."""
+        new = {name: value * 1e9 for name, value in gbs.items() if value is not None and name in self.links}
+        links = {
+            name: replace(link, bandwidth=new[name], peak=max(link.peak, new[name])) if name in new else link
+            for name, link in self.links.items()
+        }
+        return replace(self, links=links) if new else self
 
     def elementwise_seconds(self, moved: float, kernels: int) -> float:
         """Seconds of `kernels` elementwise kernels that move `moved` bytes: a start each, and bytes at a rate.

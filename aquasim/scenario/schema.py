@@ -41,6 +41,10 @@ class MachineTable(Table):
     """Cores for decode attention on the host; the server's if left out."""
     host_gbs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     """GB/s that attention reads from host memory; the server's if left out."""
+    link_gbs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """GB/s of NVLink between GPUs, each way; as measured if left out."""
+    pcie_gbs: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    """GB/s of each GPU's link to host memory, each way; as measured if left out."""
     profile: str | None = None
     """Hardware profile to use instead of the server's GPU: a name, or a path of a JSON file."""
 

@@ -4,7 +4,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from aquasim.core import Transfer
+from aquasim.core import Limits, Transfer
+from aquasim.core.predictor import Copying
 from aquasim.hardware.links import LinkKind
 from aquasim.hardware.steps import Steps
 from aquasim.models import Model
@@ -158,6 +159,18 @@ class PageCarrier:
             return here[rank], "out", server.to_host(here[rank])
         assert there, "pages move from host to host"
         return there[rank], "in", server.from_host(there[rank])
+
+    def expectations(self, limits: Limits) -> dict[str, Copying]:
+        """Return what a block takes to and from each tier where nothing else moves."""
+        return {tier: self._expected(tier) for tier, _ in limits.tiers}
+
+    def _expected(self, tier: str) -> Copying:
+        size = self._layout.block_bytes
+        times = []
+        for kind in ("out", "in"):
+            ways = self._ways(Transfer(0, kind, tier, 1, (), ()), 0, size)
+            times.append(sum([part / self._layout.rate(link, kind) * 1e9 for _, _, (link, _), part in ways]))
+        return Copying(*times)
 
     def contended(self) -> bool:
         """Say whether transfers take HBM bandwidth from this engine now."""

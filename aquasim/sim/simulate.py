@@ -57,6 +57,8 @@ class Plan:
         topology, profile = find_server(scenario.machine.server, profile or scenario.machine.profile)
         _check_machine(scenario, topology, profile)
         machine = scenario.machine
+        pcie = machine.pcie_gbs
+        profile = profile.with_bandwidths({"nvlink": machine.link_gbs, "pcie_d2h": pcie, "pcie_h2d": pcie})
         gpus = machine.gpus if machine.gpus is not None else tuple(range(scenario.model.tp))
         llm = Llm.of(
             profile, scenario.model, gpus, scenario.engine, scenario.workload, scenario.seed, model=model
@@ -116,6 +118,10 @@ def _check_machine(scenario: Scenario, topology: Topology, profile: Profile) -> 
             f"machine.peer_gib is {machine.peer_gib}, but a donor ({profile.title}) has"
             f" {profile.memory_bytes / GIB:.0f} GiB in all"
         )
+    if machine.link_gbs is not None and topology.peer == "pcie":
+        raise UserError(
+            f"machine.link_gbs: GPUs of {topology.name} have no NVLink; machine.pcie_gbs is theirs"
+        )
     gpus = machine.gpus if machine.gpus is not None else tuple(range(tp))
     if len(gpus) != tp:
         raise UserError(f"machine.gpus names {len(gpus)} GPUs, model.tp is {tp}; give one per rank")
@@ -149,6 +155,8 @@ def simulate_system(
     lane_time = _lanes(plan, cost, limits, policy, f"systems.{name}")
     donors = {"peer": plan.scenario.machine.donors}
     carrier = llm.carrier(server, system, donors, cost) if limits.tiers else None
+    if policy.predictor is not None and carrier is not None:
+        policy.predictor = replace(policy.predictor, copies=carrier.expectations(limits))
     tables = RunTables()
     source = llm.source(env)
     engine = llm.build(
@@ -196,7 +204,8 @@ def system_limits(plan: Plan, system: SystemTable, fused: bool = True) -> Limits
     limits = plan.llm.limits(system.policy, _tiers(plan, system), fused)
     changes = system.engine.model_dump(exclude_none=True)
     rules = POLICIES[system.policy].lanes if system.policy in POLICIES else None
-    if rules is not None and rules.host:  # a layer more, that prompts bound for the host are staged in
+    staging = rules is not None and rules.host and "host" in system.tiers
+    if staging:  # a layer more, that prompts bound for the host are computed in
         depth = plan.llm.model.layers
         changes["blocks"] = blocks = limits.blocks * depth // (depth + 1)
         changes["max_model_len"] = min(limits.max_model_len, blocks * limits.block_size)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aquasim.core import Limits, Scheduler
@@ -14,6 +14,7 @@ from aquasim.runtime.copy import Copier, CopyError, open_copier
 from aquasim.runtime.executor import Executor
 from aquasim.runtime.executor.leased import LeasedTier
 from aquasim.runtime.executor.worker import Threaded
+from aquasim.runtime.local.copies import expected
 from aquasim.runtime.local.lanes import Host
 from aquasim.runtime.local.options import Options
 from aquasim.runtime.local.plan import shape_of
@@ -95,6 +96,11 @@ def _build(
     tiers = tuple((tier, 0 if tier == "peer" else blocks) for tier, blocks in limits.tiers)
     scheduler = Scheduler(_with_tiers(limits, tiers), policy)
     host = Host(runner, policy, limits, device) if policy.lanes is not None and policy.lanes.host else None
+    if policy.predictor is not None:
+        assert host is not None
+        nvlink = plan.profile.links["nvlink"].bandwidth
+        copies = expected(system.tiers, copier, pool, host.arena, nvlink)
+        policy.predictor = replace(policy.predictor, copies=copies)
     executor = Executor(
         scheduler, runner, pager if tiers else None, now=now, worker=worker, record_events=True
     )
@@ -108,8 +114,6 @@ def _build(
 
 
 def _with_tiers(limits: Limits, tiers: tuple[tuple[str, int], ...]) -> Limits:
-    from dataclasses import replace
-
     return replace(limits, tiers=tiers)
 
 

@@ -28,7 +28,9 @@ class Host:
         from aquasim.runtime.engine import HostLanes, KvPool
 
         check(limits, policy)
-        blocks = dict(limits.tiers)[HOST]
+        blocks = dict(limits.tiers).get(HOST, 0)
+        if not blocks:
+            raise ValueError("this policy decodes on the host, and the system's tiers name no host")
         self.arena: Arena = create("host", (blocks + 1) * runner.pool.block_bytes)
         self.arena.scrub()  # touched now, not when the first pages come
         memory = self.arena.tensor()[: (blocks + 1) * runner.pool.block_bytes]

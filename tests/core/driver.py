@@ -164,6 +164,11 @@ class Driver:
             assert self.scheduler.requests[id].state is State.RUNNING, "runs without its blocks"
         if step.lanes is not None:
             self._check_lanes(step.lanes)
+            flights = self.scheduler.pager.flights
+            moving = {r.id for n, f in flights.items() if n not in step.after for r in f.requests}
+            assert not moving & set(step.lanes.first + step.lanes.second), (
+                "decodes on the host while it moves"
+            )
 
     def _check_lanes(self, lanes: Lanes) -> None:
         """The host decodes those whose whole cache it has, each once; a staged prompt holds no HBM."""

@@ -1,6 +1,6 @@
 """Predictors for tests: simple machines, described by a few numbers."""
 
-from aquasim.core.predictor import Curve, Predictor, Surface
+from aquasim.core.predictor import Copying, Curve, Predictor, Surface
 
 MANY = 1 << 20
 
@@ -13,6 +13,7 @@ def predictor(
     host: float = 1.0,
     launch: float = 100.0,
     layers: int = 4,
+    copies: dict[str, Copying] | None = None,
 ) -> Predictor:
     """Return tables of a machine whose products take `flat` ns up to 128 tokens and `token` ns for each beyond.
 
@@ -27,4 +28,5 @@ def predictor(
         Curve(line, [kv, kv * MANY]),
         Surface([1, 4096], [host_row, host_row]),
         launch,
+        copies or {},
     )

@@ -22,7 +22,7 @@ def test_n20_the_baselines_are_the_same_engine_and_the_gpu_alone_has_the_staging
     plan = Plan.of(load_scenario("neo/osc-t4"))
     limits = {name: system_limits(plan, system) for name, system in plan.scenario.systems.items()}
     assert {name: each.blocks for name, each in limits.items()} == {
-        "vllm": 54, "vllm-256": 54, "vllm-512": 54, "gpu-only": 54, "fastdecode": 52, "neo": 52,
+        "vllm": 54, "vllm-256": 54, "vllm-512": 54, "gpu-only": 54, "fastdecode": 52, "neo": 52, "hybrid": 52,
     }  # fmt: skip
     assert [limits[f"vllm-{n}"].max_num_batched_tokens for n in (256, 512)] == [256, 512]
 

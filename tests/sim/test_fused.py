@@ -16,6 +16,15 @@ PAGING = {name for name, policy in POLICIES.items() if policy.pages}
 SEEDS = range(4)
 
 
+HYBRID = (
+    'systems.x.policy="hybrid"',
+    "systems.x.options={}",
+    "engine.prefix_caching=false",
+    'engine.prefill="chunked"',
+    "engine.max_num_batched_tokens=2048",
+)
+
+
 def changes(policy: str, seed: int) -> list[str]:
     """Return changes of `small-h100` that make a short scenario of a random shape for one policy."""
     rng = random.Random(f"{policy} {seed}")
@@ -61,6 +70,27 @@ def test_fused_equals_stepped_to_the_nanosecond(policy: str, seed: int) -> None:
     same = ("requests", "preemptions", "transfers", "moves")
     assert tables(fused, *same) == tables(stepped, *same)
     assert fused.count("steps") <= stepped.count("steps") == fused.columns("steps")["iterations"].sum()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_fused_equals_stepped_with_lanes_beside_slices(seed: int) -> None:
+    """The same for `hybrid`, whose host decodes beside some steps and not beside others."""
+    resolved = Plan.of(
+        load_scenario("small-h100", [*changes("cfs", seed), *HYBRID, f"machine.host_gbs={20 + seed}"])
+    )
+    fused, stepped = (simulate_system(resolved, "x", fused=fused) for fused in (True, False))
+    same = ("requests", "preemptions", "transfers", "moves")
+    assert tables(fused, *same) == tables(stepped, *same)
+
+
+def test_fused_equals_stepped_where_the_host_decodes() -> None:
+    """The same on a server whose host has a part in many steps."""
+    changed = ["workload.requests=60", "engine.kv_blocks=500", "seed=3"]
+    resolved = Plan.of(load_scenario("neo/length-a10g", changed))
+    fused, stepped = (simulate_system(resolved, "hybrid", fused=fused) for fused in (True, False))
+    same = ("requests", "preemptions", "transfers", "moves")
+    assert tables(fused, *same) == tables(stepped, *same)
+    assert sum(fused.columns("spans")["lane"].tolist()) > 20
 
 
 def test_fused_equals_stepped_when_seats_are_short() -> None:

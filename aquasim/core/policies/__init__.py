@@ -5,6 +5,7 @@ from typing import Any
 from aquasim.core.policies.base import Policy
 from aquasim.core.policies.cfs import Aqua, Cfs
 from aquasim.core.policies.fcfs import Fcfs, FcfsSwap
+from aquasim.core.policies.hybrid import Hybrid
 from aquasim.core.policies.mlfq import Mlfq
 from aquasim.core.policies.neo import FastDecode, GpuOnly, Neo
 from aquasim.core.policies.oracles import Sjf, Srpt
@@ -23,6 +24,7 @@ POLICIES: dict[str, type[Policy]] = {
     "neo": Neo,
     "gpu-only": GpuOnly,
     "fastdecode": FastDecode,
+    "hybrid": Hybrid,
 }
 
 

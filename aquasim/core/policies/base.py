@@ -1,5 +1,6 @@
 """What a policy may decide. The defaults are first come, first served."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +20,9 @@ class LaneRules:
 
     host: requests may decode on the host. gpu: requests may decode on the GPU. guarded: with the guards against
     livelocks that `aquasim.core.lanes` names. swap_in: requests return to the GPU up to this share of its blocks.
-    flat: tokens of a sub-batch below which its products take the same time.
+    flat: tokens of a sub-batch below which its products take the same time. beside: iterations are those of chunked
+    prefill, in time slices if the policy is sliced, and who is paged to the host decodes beside them
+    (`aquasim.core.beside`).
     """
 
     host: bool = True
@@ -27,6 +30,7 @@ class LaneRules:
     guarded: bool = True
     swap_in: float = 0.95
     flat: int = 128
+    beside: bool = False
 
 
 class Policy:
@@ -84,6 +88,21 @@ class Policy:
     def displaced(self, s: "Scheduler", newcomer: Request) -> Request | None:
         """Return the running request that makes room for a newcomer, or None if nobody should."""
         return None
+
+    def places(self, request: Request, s: "Scheduler") -> Iterable[str] | None:
+        """Return the tiers that a preempted request may go to, best first; None: all, in their order."""
+        return None
+
+    def stages(self, newcomer: Request, s: "Scheduler") -> bool:
+        """Say whether a newcomer for whom HBM has no room goes to the host rather than displace somebody."""
+        return False
+
+    def worthwhile(self, leaving: list[Request], arriving: list[Request], s: "Scheduler") -> bool:
+        """Say whether the exchange that the end of a slice would bring is worth its copies."""
+        return True
+
+    def hosted(self, count: int, of: int) -> None:
+        """Take note that `count` of the `of` requests on the host decode there in this iteration."""
 
     def horizon(self, s: "Scheduler") -> int:
         """Most decode iterations before a sliced policy wants to decide again."""

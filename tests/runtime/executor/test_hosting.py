@@ -11,6 +11,7 @@ from tables import predictor
 
 from aquasim.core import Limits, Scheduler, Step, Transfer, make_policy, replay
 from aquasim.core.policies.base import Policy
+from aquasim.core.predictor import Copying
 from aquasim.errors import UserError
 from aquasim.records.run import Run
 from aquasim.runtime.arenas import create
@@ -22,7 +23,7 @@ from aquasim.runtime.pager import Pager, Window
 
 torch = pytest.importorskip("torch")
 
-LANED = ("gpu-only", "neo", "fastdecode")
+LANED = ("gpu-only", "neo", "fastdecode", "hybrid")
 CONFIG = LlamaConfig(
     vocab=97, hidden=32, layers=2, heads=4, kv_heads=2, head_dim=8, intermediate=64, max_positions=256
 )
@@ -34,7 +35,7 @@ Job = tuple[list[int], int]
 def policy(name: str, machine: dict[str, float]) -> Policy:
     """Return a policy with tables."""
     made = make_policy(name)
-    made.predictor = predictor(**machine)
+    made.predictor = predictor(**machine, copies={"host": Copying(10.0, 10.0)})
     return made
 
 
@@ -144,13 +145,14 @@ def play(stage: Stage, load: list[Job], aborts: dict[int, int] | None = None, ev
         ("neo", {"host": 0.01, "launch": 0.0}),
         ("neo", {"host": 1e6}),
         ("fastdecode", {}),
+        ("hybrid", {"host": 0.01, "launch": 0.0}),
     ],
 )
 def test_tokens_never_change(name: str, machine: dict[str, float]) -> None:
     """A load three times the cache: every request says what it says alone; and each did what it was to do.
 
     gpu-only swaps both ways and nothing on the host; neo decodes on either side and swaps, and on a host too slow it
-    swaps only; fastdecode decodes on the host only, in both sub-batches.
+    swaps only; fastdecode decodes on the host only, in both sub-batches; hybrid is as neo, its copies beside compute.
     """
     stage, load = Stage(name, machine=machine), jobs(5, 14)
     play(stage, load)

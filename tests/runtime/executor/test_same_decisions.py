@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,7 @@ from tables import predictor
 
 from aquasim.core import POLICIES, Command, Lanes, Limits, Scheduler, Transfer, make_policy, replay
 from aquasim.core.policies.base import Policy
+from aquasim.core.predictor import Copying
 from aquasim.records.run import Run
 from aquasim.records.tables import RunTables
 from aquasim.runtime.executor import Executor
@@ -31,7 +32,8 @@ def policy_of(name: str) -> Policy:
     """Return a policy, with tables where it has lanes."""
     made = make_policy(name)
     if made.lanes is not None:
-        made.predictor = predictor(host=0.1, launch=0.0)
+        copies = {"peer": Copying(5.0, 5.0), "host": Copying(10.0, 10.0)}
+        made.predictor = predictor(host=0.1, launch=0.0, copies=copies)
     return made
 
 
@@ -259,7 +261,7 @@ def workload(seed: int, laned: bool) -> tuple[Limits, list[Job]]:
         block_size=4,
         max_num_seqs=24 if laned else rng.choice([3, 8]),
         max_num_batched_tokens=blocks * 4 if laned else rng.choice([8, 32]),
-        prefill=rng.choice(["chunked", "prompt-only"]),
+        prefill="chunked" if laned else rng.choice(["chunked", "prompt-only"]),
         tiers=(("host", rng.choice([blocks, 300])),) if laned else rng.choice(tiers),
         max_repeat=1,
     )
@@ -278,7 +280,16 @@ def test_executor_and_simulator_command_the_same(policy: str, seed: int) -> None
     assert executed(limits, policy, jobs) == simulated(limits, policy, jobs)
 
 
-@pytest.mark.parametrize("policy", ["neo", "fastdecode"])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 10**9))
+def test_the_same_with_a_peer_and_lanes(seed: int) -> None:
+    """The same under `hybrid` where memory is at a peer and on the host, and prompts come in chunks."""
+    limits, jobs = workload(seed, laned=False)
+    limits = replace(limits, prefill="chunked", tiers=(("peer", limits.blocks), ("host", 300)))
+    assert executed(limits, "hybrid", jobs) == simulated(limits, "hybrid", jobs)
+
+
+@pytest.mark.parametrize("policy", ["neo", "fastdecode", "hybrid"])
 def test_the_loads_of_this_test_decode_on_the_host(policy: str) -> None:
     """Without that, lanes that agree would say little."""
     lanes = [lane for seed in range(8) for *_, lane in executed(*_laned(seed, policy))[1]]
