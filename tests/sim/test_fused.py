@@ -85,7 +85,7 @@ def test_fused_equals_stepped_with_lanes_beside_slices(seed: int) -> None:
 
 def test_fused_equals_stepped_where_the_host_decodes() -> None:
     """The same on a server whose host has a part in many steps."""
-    changed = ["workload.requests=60", "engine.kv_blocks=500", "seed=3"]
+    changed = ["workload.requests=60", "engine.kv_blocks=500", "engine.max_model_len=4000", "seed=3"]
     resolved = Plan.of(load_scenario("neo/length-a10g", changed))
     fused, stepped = (simulate_system(resolved, "hybrid", fused=fused) for fused in (True, False))
     same = ("requests", "preemptions", "transfers", "moves")
