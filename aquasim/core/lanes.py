@@ -9,6 +9,9 @@ Guards (`LaneRules.guarded`), each against a standstill of the released schedule
 - alone: with nothing for the GPU to do, the host's requests decode all the same;
 - first: a prompt bound for the GPU is not held back by a full host;
 - full: when the host has no block left and nothing else can go on, its newest request starts over.
+One more is against a loss: prompts that go to a host which does not keep up come back over PCIe, one by one:
+- slow: no prompt goes there while over `PILE` times as many are there as decode, or none decodes and this iteration
+  would not hide one like it either.
 """
 
 from collections.abc import Iterable
@@ -17,7 +20,7 @@ from typing import TYPE_CHECKING
 from aquasim.core.chunked import Chunks, repeats
 from aquasim.core.events import Lanes
 from aquasim.core.limits import Limits
-from aquasim.core.policies.base import LaneRules, Policy
+from aquasim.core.policies.base import FOREVER, LaneRules, Policy
 from aquasim.core.predictor import Curve, Predictor, Surface
 from aquasim.core.request import Request, State
 
@@ -26,6 +29,10 @@ if TYPE_CHECKING:
 
 HOST = "host"
 """The tier whose cores compute."""
+PILE = 4
+"""Requests that a host may have for each that decodes there, and beside them."""
+FADE = 1 - 1 / 64
+"""How the most that lately decoded there in one iteration is forgotten, per iteration."""
 
 
 _NOTHING = Predictor(
@@ -153,6 +160,7 @@ def build(s: "Scheduler") -> tuple[Chunks, bool, int]:
         s.unpark()
     sides, staged = _decide(s, rules, out)
     chunks = _commit(s, sides, staged)
+    s.hosted = max(FADE * s.hosted, float(sum([len(side.host) for side in sides])))
     busy = s.batch.count > 0
     if rules.guarded and not (chunks or busy or s.lanes) and s.paged:
         _start_over(s)
@@ -228,6 +236,11 @@ def _decide(s: "Scheduler", rules: LaneRules, out: bool) -> tuple[list[Side], in
     if not rules.gpu:
         _share(s, pair, slots, len(host))
         return pair, len(host)
+    if rules.guarded and s.hosted < 1 and host and not _hides(pair, host[0]):
+        for _ in host:
+            pair[0].drop()
+            alone.drop()
+        host = []
     if not alone.sequences:
         if rules.guarded:
             _share(s, [pair[1]], slots, 0)
@@ -258,6 +271,14 @@ def _choose(
     if served * alone.gpu > alone.sequences * time:
         return pair, staged
     return [alone], left
+
+
+def _hides(pair: list[Side], request: Request) -> bool:
+    """Say whether an iteration hides a decode on the host as long as a prompt."""
+    pair[1].push(request)
+    hidden = min(remains(pair)) >= 0
+    pair[1].pop()
+    return hidden
 
 
 def spare_prompts(pair: list[Side], staged: int, flat: int) -> int:
@@ -298,6 +319,7 @@ def _candidates(s: "Scheduler", rules: LaneRules, out: bool) -> tuple[list[Reque
     capacity = s.pool.capacity if rules.gpu else 0
     held = _held(s)
     room, staging = host_room(s, capacity), s.pool.capacity
+    pile = PILE * max(1.0, s.hosted) if rules.guarded and rules.gpu else FOREVER
     for request in s.waiting:
         need = s.blocks_for(request.total)
         fits = held + need <= capacity and not host
@@ -308,7 +330,7 @@ def _candidates(s: "Scheduler", rules: LaneRules, out: bool) -> tuple[list[Reque
         if fits:
             held += need
             gpu.append(request)
-        elif rules.host:
+        elif rules.host and len(s.paged) + len(host) < pile:
             room -= need
             staging -= need
             host.append(request)

@@ -124,10 +124,10 @@ class Pager:
                 return name
         return None
 
-    def spare(self, tier: str, count: int) -> bool:
-        """Drop copies of resident requests until a tier has `count` free blocks; False: it never will."""
+    def spare(self, tier: str, count: int, but: Request | None = None) -> bool:
+        """Drop copies of resident requests, `but` one, until a tier has `count` free blocks; False: it never will."""
         pool = self.tiers[tier]
-        coming = [request for arriving in self._in.values() for request, _ in arriving]
+        coming = [but, *(request for arriving in self._in.values() for request, _ in arriving)]
         for request in [r for r in self._copies[tier] if r.state is State.RUNNING and r.blocks]:
             if pool.free >= count:
                 break

@@ -83,6 +83,8 @@ class Scheduler:
         """The last decision moved requests and scheduled nothing: ask once more."""
         self.lanes: Lanes | None = None
         """The host's part in the step that is being decided, then in the one that is out."""
+        self.hosted = 0.0
+        """The most that lately decoded on the host in one iteration."""
         self._plain = not policy.sliced and not whole
         self.tiered = bool(tiers)
         """Whether there is anywhere to page to."""

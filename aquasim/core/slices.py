@@ -186,6 +186,8 @@ def admit(s: "Scheduler", newcomer: Request, hit: list[int], head: bool) -> bool
     """
     if s.policy.ranked:
         return _chosen(s) and len(s.running) < s.limits.max_num_seqs and s.admissible(newcomer, hit)
+    if not s.policy.admits(s):
+        return False
     seat = len(s.running) + s.pager.arrivals < s.limits.max_num_seqs
     if seat and s.admissible(newcomer, hit):
         return True

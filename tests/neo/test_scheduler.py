@@ -111,7 +111,7 @@ def test_n6_a_prompt_bound_for_the_host_is_staged_and_holds_no_gpu_blocks_afterw
 
 def test_n8_in_an_iteration_of_the_gpu_alone_the_hosts_requests_stand_still() -> None:
     """A host that nothing hides is not used while the GPU has work; the request there gets no token."""
-    slow = policy("neo", {"host": 1e6})
+    slow = policy("neo", {"host": 1e6}, faithful=True)
     player = Player(sizes(max_repeat=1), slow, [(0, 70, 6), (1, 30, 3)])
     log = player.play(until=6)
     assert not any("host" in line for line in log[2:])
@@ -122,7 +122,7 @@ def test_n9_the_newest_is_swapped_out_to_the_front_and_the_oldest_comes_back_up_
     """Memory runs out: the last to come goes first, ahead of whom the host has already; returns are in its order."""
     slow = {"host": 1e6}
     jobs = [(0, 32, 30), (0, 32, 30), (1, 30, 8)]
-    player = Player(sizes(max_repeat=1), policy("neo", slow), jobs)
+    player = Player(sizes(max_repeat=1), policy("neo", slow, faithful=True), jobs)
     log = player.play({10: Aborted(0)}, until=12)
     assert "staged 2" in log[1]
     assert [line for line in log if " host 1:" in line] == ["9: t0 out host 1:10", "10: t1 in host 1:10 2:8"]
@@ -132,7 +132,7 @@ def test_n9_the_newest_is_swapped_out_to_the_front_and_the_oldest_comes_back_up_
 def test_n9_a_request_returns_up_to_19_of_20_blocks(prompt: int, back: bool) -> None:
     """95 % of 20 blocks is 19: beside one block in use, 18 may return, 19 may not."""
     jobs = [(0, 1, 9), (0, 70, 2), (1, prompt, 5)]
-    log = Player(sizes(max_repeat=1), policy("neo", {"host": 1e6}), jobs).play(until=3)
+    log = Player(sizes(max_repeat=1), policy("neo", {"host": 1e6}, faithful=True), jobs).play(until=3)
     assert "staged 2" in log[1], log
     assert any("in host 2:18" in line for line in log) == back, log
 
@@ -185,7 +185,7 @@ def test_n11_decodes_join_while_both_lanes_hide_the_host_and_alternate_to_the_sl
     """First to sub-batch 1; after one that did not fit, nobody as long."""
     jobs = [(0, 64, 60), (1, 40, 30), (1, 60, 30), (1, 20, 30), (1, 60, 30), (1, 10, 30)]
     machine = {"host": 8.0, "launch": 100.0, "flat": 1000.0, "kv": 0.0}
-    log = Player(sizes(max_repeat=1), policy("neo", machine), jobs).play(until=5)
+    log = Player(sizes(max_repeat=1), policy("neo", machine, faithful=True), jobs).play(until=5)
     # Each side hides 900 ns. 1: 41 tokens, 348 ns. 2: 61, 508, to the side with more left. 3: 21 more for 1's, 516
     # against 508. 4: 61 more for 2's would be 996, so nobody of 61 or longer; 5 goes where 4 was tried.
     assert log[4] == "4: step4 decode 1@67 host0 2,5 host1 1,3"
@@ -198,7 +198,7 @@ def test_n12_host_bound_prompts_leave_the_gpus_plan_while_128_tokens_remain(
     """With 127 tokens beside it (a decode is one) a prompt stays; with 128 it is dropped, and waits."""
     engine = sizes(blocks=60, max_repeat=1, max_num_batched_tokens=800)
     jobs = [(0, 236 - beside, 4), (1, beside, 3), (1, 60, 4)]
-    log = Player(engine, policy("neo", {"host": 1e6}), jobs).play(until=2)
+    log = Player(engine, policy("neo", {"host": 1e6}, faithful=True), jobs).play(until=2)
     assert ("staged 2" in log[-1]) == staged, log
 
 
@@ -207,7 +207,7 @@ def test_n13_lanes_only_where_they_serve_more_per_time() -> None:
     machine = {"flat": 1000.0, "kv": 0.0, "host": 0.1, "launch": 0.0}
     for hosted, lanes in ((4, False), (5, True)):
         jobs = [(0, 16, 40)] * 4 + [(1, 20, 40)] * hosted
-        log = Player(sizes(max_repeat=1), policy("neo", machine), jobs).play(until=5)
+        log = Player(sizes(max_repeat=1), policy("neo", machine, faithful=True), jobs).play(until=5)
         assert ("host1" in log[-1]) == lanes, log
 
 
@@ -248,6 +248,18 @@ def test_a_full_host_holds_back_the_gpu_as_released_and_not_here() -> None:
         log = Player(engine, policy("neo", faithful=faithful), jobs).play(until=80)
         starts[faithful] = [int(line.split(":")[0]) for line in log if "1[0:20]" in line]
     assert starts == {False: [1], True: []}
+
+
+def test_prompts_go_only_to_a_host_that_decodes() -> None:
+    """On a host that nothing hides, NEO puts a prompt there and brings it back; guarded, it waits for the GPU."""
+    jobs = [(0, 70, 6), (1, 30, 3)]
+
+    def moves(faithful: bool) -> list[str]:
+        log = Player(sizes(max_repeat=1), policy("neo", {"host": 1e6}, faithful=faithful), jobs).play()
+        return [line for line in log if "staged" in line or " in host" in line]
+
+    assert len(moves(True)) == 2
+    assert moves(False) == []
 
 
 def test_a_host_without_a_free_block_lets_somebody_start_over() -> None:

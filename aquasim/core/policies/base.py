@@ -93,6 +93,10 @@ class Policy:
         """Return the tiers that a preempted request may go to, best first; None: all, in their order."""
         return None
 
+    def admits(self, s: "Scheduler") -> bool:
+        """Say whether newcomers may start now, memory aside."""
+        return True
+
     def stages(self, newcomer: Request, s: "Scheduler") -> bool:
         """Say whether a newcomer for whom HBM has no room goes to the host rather than displace somebody."""
         return False

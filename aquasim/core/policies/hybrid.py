@@ -81,12 +81,18 @@ class Hybrid(Aqua):
 
     def _open(self, request: Request, s: "Scheduler") -> list[str]:
         """Return the places with room for a resident request."""
-        count = len(request.blocks)
-        tiers = s.pager.tiers
-        held = len(request.copy)
-        return [t for t in tiers if tiers[t].free >= count - (held if t == request.copy_tier else 0)] + [
+        return [tier for tier in s.pager.tiers if self._lacks(request, tier, s) <= self._room(tier, s)] + [
             AGAIN
         ]
+
+    def _lacks(self, request: Request, tier: str, s: "Scheduler") -> int:
+        """Return the blocks that a resident request would have to be given in a tier."""
+        return len(request.blocks) - (len(request.copy) if tier == request.copy_tier else 0)
+
+    def _room(self, tier: str, s: "Scheduler") -> int:
+        """Return a tier's blocks that are free, or hold copies of those that run."""
+        copies = [len(r.copy) for r in s.running.values() if r.copy_tier == tier and r.blocks]
+        return s.pager.tiers[tier].free + sum(copies)
 
     # --- answers ---------------------------------------------------------------------------------------------
 
@@ -94,7 +100,15 @@ class Hybrid(Aqua):
         """Return the tiers that delay a request less than to be computed again, best first."""
         ranked = sorted([(self.delay(request, place, s), place) for place in [*s.pager.tiers, AGAIN]])
         order = [place for _, place in ranked]
-        return order[: order.index(AGAIN)]
+        order = order[: order.index(AGAIN)]
+        for place in order:
+            if s.pager.spare(place, self._lacks(request, place, s), request):
+                break
+        return order
+
+    def admits(self, s: "Scheduler") -> bool:
+        """Say whether nobody is paged, or runs, or the tiers could take all that HBM holds."""
+        return not (s.paged and s.running and self._tight(s))
 
     def displaced(self, s: "Scheduler", newcomer: Request) -> Request | None:
         """Return the decoder that gives its blocks at the least delay each; None if a tier has room for none."""
@@ -114,7 +128,9 @@ class Hybrid(Aqua):
     def stages(self, newcomer: Request, s: "Scheduler") -> bool:
         """Say whether the host delays a newcomer less than it would delay those whom it displaces."""
         need = s.blocks_for(newcomer.total)
-        if newcomer.total > s.limits.max_num_batched_tokens - s.batch.count or need > self._host_room(s):
+        if newcomer.total > s.limits.max_num_batched_tokens - s.batch.count or not (
+            HOST in s.pager.tiers and need <= self._room(HOST, s)
+        ):
             return False
         there = need * self._copying(HOST).back - self._made_there(s)
         short = need + s.watermark - s.pool.free - s.pager.leaving
@@ -128,15 +144,21 @@ class Hybrid(Aqua):
             short -= len(request.blocks)
         return short > 0 or there < delay
 
-    def _host_room(self, s: "Scheduler") -> int:
-        """Return the host's blocks that are free, or hold copies of those that run."""
-        if HOST not in s.pager.tiers:
-            return 0
-        copies = [len(r.copy) for r in s.running.values() if r.copy_tier == HOST and r.blocks]
-        return s.pager.tiers[HOST].free + sum(copies)
+    def _tight(self, s: "Scheduler") -> bool:
+        """Say whether the tiers may not take all that HBM holds: then those who run had better come to their end."""
+        return sum([self._room(tier, s) for tier in s.pager.tiers]) < s.pool.capacity
+
+    def victim(self, s: "Scheduler") -> Request:
+        """Return the most served decoder if a tier has room for it, else who costs least to compute again."""
+        most = super().victim(s)
+        if any(self._lacks(most, tier, s) <= self._room(tier, s) for tier in s.pager.tiers):
+            return most
+        return min(s.running.values(), key=lambda r: (len(r.blocks), -r.arrival, -r.id))
 
     def worthwhile(self, leaving: list[Request], arriving: list[Request], s: "Scheduler") -> bool:
         """Say whether the copies of an exchange take at most `overhead` of the time since the last one."""
+        if self._tight(s):
+            return False
         tables = self._tables()
         out = back = 0.0
         for request in leaving:

@@ -171,7 +171,7 @@ def test_tokens_never_change(name: str, machine: dict[str, float]) -> None:
         assert stage.kinds() == {"out", "in"}
         assert stage.pager.moved_bytes > 0
         assert (stage.host.computed > 0) == (machine.get("host") != 1e6)
-        assert stage.host.staged > 0
+        assert (stage.host.staged > 0) == (machine.get("host") != 1e6)  # none to a host too slow
     stage.close()
 
 
