@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml hatch_build.py $(shell find aquasim calibrate runtime scenarios -name '*.py' -o -name '*.toml' -o -name '*.json' -o -name '*.[ch]')
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test plain check bench peer clean
+.PHONY: demo test plain check bench peer browser cluster clean
 
 demo: $(VENV)/installed
 	$(BIN)/aquasim compare burst-h100
@@ -29,6 +29,18 @@ bench: $(VENV)/dev
 peer: $(VENV)/dev
 	tests/peer/setup.sh .venv-peer
 	$(BIN)/pytest tests/peer -m peer
+
+# Pages in Debian's Chromium, headless: they draw, answer and load nothing. Without it, and without root, they are skipped.
+browser: $(VENV)/dev
+	command -v chromedriver > /dev/null || ! command -v apt-get > /dev/null || test "$$(id -u)" != 0 || \
+	  { apt-get update -q && apt-get install -y -q chromium chromium-driver; } || echo "no Chromium: its tests are skipped"
+	$(BIN)/python -c 'import selenium' 2> /dev/null || $(PIP) '.[browser]'
+	$(BIN)/pytest tests/browser -m browser
+
+# Sweeps on a real Ray cluster: two nodes on this machine, which are gone afterwards.
+cluster: $(VENV)/dev
+	$(PIP) '.[cluster]'
+	$(BIN)/pytest tests/cluster -m cluster
 
 $(VENV)/python:
 	$(PYTHON) -c 'import sys; sys.exit("aquasim needs Python 3.11 or newer, this is %d.%d: make PYTHON=python3.11" % sys.version_info[:2] if sys.version_info < (3, 11) else 0)'

@@ -22,10 +22,10 @@ SHORT = ["workload.requests=20"]
 
 
 def test_the_folder_holds_scenarios_only() -> None:
-    """What is in scenarios/ ships: TOML files, each known by its name, placements and studies."""
+    """What is in scenarios/ ships: TOML files, each known by its name, placements, studies and sweeps."""
     files = [path.relative_to(FOLDER).with_suffix("") for path in FOLDER.rglob("*.*")]
     assert sorted(str(file) for file in files if not file.suffix) == sorted(ALL)
-    assert {file.suffix for file in files} <= {"", ".place", ".study"}
+    assert {file.suffix for file in files} <= {"", ".place", ".study", ".sweep"}
     assert "burst-h100" in NAMES
     assert "aqua/s1-responsiveness" in SHARED
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from aquasim import __version__
-from aquasim.cli import coordinator, donate, reproduce, serve, surplus, validation
+from aquasim.cli import capacity, coordinator, donate, report, reproduce, serve, surplus, sweep, validation
 from aquasim.cli.options import (
     AccelerateOption,
     DeviceOption,
@@ -214,8 +214,12 @@ app.add_typer(coordinator.app, name="coordinator")
 app.command()(donate.donate)
 app.command()(validation.validate)
 app.command()(reproduce.reproduce)
+app.command()(report.report)
 app.command()(serve.serve)
 app.command()(surplus.surplus)
+app.command()(sweep.sweep)
+app.command()(capacity.capacity)
+app.command()(capacity.size)
 
 
 def _version(value: bool) -> None:

@@ -93,6 +93,12 @@ class Run:
         counts = ", ".join(f"{self.count(table):,} {table}" for table in ("requests", "steps", "transfers"))
         return f"<Run {self.name!r} on {', '.join(self.engines)}: {counts}>"
 
+    def _repr_html_(self) -> str:
+        """Show the run in a notebook: its figures and two charts."""
+        from aquasim.report.notebook import run_html
+
+        return run_html(self)
+
     @property
     def engines(self) -> list[str]:
         """Names of the engines, in the order of the column `engine`."""

@@ -1,4 +1,4 @@
-"""Charts of findings, by Altair; saved as PNG or SVG without a browser."""
+"""Charts of findings, by Altair, in the look of all figures; saved as PNG or SVG without a browser."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,8 +9,10 @@ SCALE = 2.0
 
 def save(chart: Any, path: Path) -> None:
     """Write a chart; the suffix says how."""
+    from aquasim.figures.theme import themed
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    chart.save(str(path), scale_factor=SCALE)
+    themed(chart).save(str(path), scale_factor=SCALE)
 
 
 def claims_chart(rows: Sequence[dict[str, Any]]) -> Any:

@@ -1,0 +1,110 @@
+"""What a sweep file means, and what is wrong with one."""
+
+from pathlib import Path
+
+import pytest
+from sweeps import SMALL, run, written
+
+from aquasim.errors import UserError
+from aquasim.scenario.load import FOLDER
+from aquasim.sweep.file import SUFFIX, find_sweep
+from aquasim.sweep.plan import Overrides, load_sweep
+
+
+def test_the_sweeps_that_ship_are_sound() -> None:
+    """Each is found by name, says what it asks, and every key of it exists."""
+    names = [path.relative_to(FOLDER).as_posix().removesuffix(SUFFIX) for path in FOLDER.rglob(f"*{SUFFIX}")]
+    assert "sweeps/memory-and-link" in names
+    for name in names:
+        sweep = load_sweep(find_sweep(name))
+        assert sweep.file.question.endswith("?")
+        assert sweep.file.source
+        assert sweep.file.expect
+
+
+def test_every_way_to_name_points_multiplies(tmp_path: Path) -> None:
+    """A grid, a list and a sample together: each with each, with every system and seed."""
+    text = (
+        SMALL
+        + '[[list]]\n"engine.block_size" = 16\n[[list]]\n"engine.block_size" = 32\nengine.max_num_seqs = 64\n'
+    )
+    text += (
+        '[sample]\nkind = "random"\ncount = 3\nranges.machine.host_gib = {kind = "log", low = 1, high = 9}\n'
+    )
+    sweep = load_sweep(written(tmp_path, text))
+    assert len(sweep.assignments) == 2 * 2 * 2 * 3
+    points = [point for assignment in sweep.assignments for point in sweep.points(assignment)]
+    assert len(points) == len({point.key for point in points}) == 24 * 2 * 2
+    assert sweep.keys == (
+        "machine.peer_gib", "engine.kv_blocks", "engine.block_size", "engine.max_num_seqs", "machine.host_gib",
+    )  # fmt: skip
+
+
+def test_the_command_line_has_the_last_word(tmp_path: Path) -> None:
+    """Systems, seeds, fixed values, objectives and constraints replace the file's."""
+    given = Overrides(("aqua",), (("workload.requests", 5),), 3, ("max throughput",), ("ttft_p99 <= 9",))
+    sweep = load_sweep(written(tmp_path), given)
+    assert (sweep.systems, sweep.seeds) == (("aqua",), (1, 2, 3))
+    assert [each.text for each in (*sweep.objectives, *sweep.constraints)] == [
+        "max throughput",
+        "ttft_p99 <= 9",
+    ]
+    assert sweep.base.data["workload"]["requests"] == 5
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("machine.peer_gib", "machine.peer_gb", "9: unknown key 'machine.peer_gb'; did you mean 'peer_gib'?"),
+        ("[2, 10.5]", "[]", "9: grid.machine.peer_gib is []: list should have at least 1 item"),
+        ("[2, 10.5]", '[2, "x"]', "10: machine.peer_gib is 'x': input should be a valid number"),
+        ("[2, 10.5]", "3", "grid.machine.peer_gib is 3: input should be a valid list"),
+        ("seeds = 2", "seds = 2", "4: unknown key 'seds'; did you mean 'seeds'? valid: confidence,"),
+        ("seeds = 2", "seeds = 0", "4: seeds is 0: input should be greater than or equal to 1"),
+        ('"fcfs", "aqua"', '"fcfs", "aqa"', "3: unknown system 'aqa'; the scenario has: fcfs,"),
+        ("small-h100", "smal-h100", "2: scenario: unknown scenario 'smal-h100'; did you mean"),
+        ("workload.requests", "workload.request", "8: workload.request=12: unknown key 'workload.request'"),
+        ("engine.kv_blocks", "systems.aqua.options.slice", "policy 'aqua' has no option 'slice'; it has:"),
+        ("min ttft_p99", "min ttft_p98", "5: objective 'min ttft_p98': unknown metric 'ttft_p98'; did you"),
+        ("* fcfs.", "* mlfq.", "6: mlfq.throughput_tok_s: system 'mlfq' is not in the sweep"),
+        ("[grid]", "[grd]", "unknown key 'grd'"),
+        ("engine.kv_blocks", '"machine.peer_gib".x', "machine.peer_gib"),
+    ],
+)
+def test_a_faulty_file_is_refused_before_anything_runs(tmp_path: Path, old: str, new: str, says: str) -> None:
+    """One line: file, line, key, what is valid. (The line of a value is its key's.)"""
+    assert old in SMALL
+    path = written(tmp_path, SMALL.replace(old, new))
+    with pytest.raises(UserError) as caught:
+        load_sweep(path)
+    text = str(caught.value)
+    assert text.startswith(str(path))
+    assert "\n" not in text
+    assert says.split(": ", 1)[-1] in text
+
+
+def test_values_that_depend_on_each_other_are_not_refused(tmp_path: Path) -> None:
+    """A key that exists for some kinds of arrivals only is fine if some point has such arrivals."""
+    arrivals = '[{kind = "at-once"}, {kind = "poisson", rate = 1}]'
+    text = SMALL.replace(
+        "engine.kv_blocks = [300, 600]",
+        f'"workload.arrivals" = {arrivals}\n"workload.arrivals.rate" = [1, 2]',
+    )
+    sweep = load_sweep(written(tmp_path, text))
+    assert len(sweep.assignments) == 8
+
+
+def test_a_scenario_is_found_beside_the_sweep(tmp_path: Path) -> None:
+    """A path is relative to the sweep file, whatever the working folder."""
+    (tmp_path / "mine.toml").write_text((FOLDER / "small-h100.toml").read_text())
+    sweep = load_sweep(written(tmp_path, SMALL.replace('"small-h100"', '"mine.toml"')))
+    assert sweep.base.file == str(tmp_path / "mine.toml")
+    assert sweep.base.point((), "aqua", 1).key == load_sweep(written(tmp_path)).base.point((), "aqua", 1).key
+
+
+def test_what_makes_no_difference_runs_once(tmp_path: Path) -> None:
+    """Another system's option is no part of a point: its rows are there, its simulation is one."""
+    text = SMALL.replace("engine.kv_blocks = [300, 600]", "systems.aqua.options.slice_length = [4, 8]")
+    outcome = run(written(tmp_path, text), tmp_path / "s")
+    assert len(outcome.results.points) == 16
+    assert outcome.ran == 8 + 4
