@@ -101,8 +101,7 @@ def _plan(
         s.limits.max_num_seqs - s.batch.count - len(chunks) - started,
     )
     taken = sum([s.blocks_for(request.total) for request in prompts])
-    room = s.pager.tiers[HOST].free - taken
-    lanes.hide(s, pair, slots, candidates, min(room, lanes.host_room(s, s.pool.capacity) - taken))
+    lanes.hide(s, pair, slots, candidates, s.pager.tiers[HOST].free - taken)
     if not second.host:
         return [], left
     started -= lanes.spare_prompts(pair, started, flat)

@@ -29,7 +29,7 @@ def length_chart(title: str, rows: Sequence[dict[str, Any]], published: Sequence
     import pandas as pd
 
     x = alt.X("output:Q", title="output tokens (within 10 %)")
-    y = alt.Y("ratio:Q", scale=alt.Scale(zero=False), title="throughput over GPU alone")
+    y = alt.Y("ratio:Q", scale=alt.Scale(zero=False), title="throughput, times the baseline")
     color = alt.Color("series:N", title=None)
     base = alt.Chart(pd.DataFrame(rows), title=title, width=420, height=260)
     one = (
@@ -51,7 +51,7 @@ def host_chart(rows: Sequence[dict[str, Any]]) -> Any:
         .mark_line(point=True)
         .encode(
             x=alt.X("value:Q", title=str(title).split(",")[0], scale=alt.Scale(type="log", base=2)),
-            y=alt.Y("ratio:Q", scale=alt.Scale(zero=False), title="throughput over GPU alone"),
+            y=alt.Y("ratio:Q", scale=alt.Scale(zero=False), title="throughput, times the baseline"),
         )
         for title, part in frame.groupby("sweep", sort=False)
     ]
