@@ -12,8 +12,8 @@ Mode = Literal["light", "dark"]
 
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 CATEGORY: dict[Mode, list[str]] = {
-    "light": ["#66707d", "#0072b2", "#d55e00", "#00805e", "#a8438c", "#9a6b00", "#2a8fbd", "#8c4a33"],
-    "dark": ["#aab3bf", "#56a9e4", "#ff8f4f", "#35c79b", "#e08fcb", "#e6b84a", "#8fd6f7", "#d39b86"],
+    "light": ["#66707d", "#0072b2", "#d55e00", "#00805e", "#a8438c", "#9a6b00", "#5b3fa8", "#8c4a33"],
+    "dark": ["#aab3bf", "#56a9e4", "#ff8f4f", "#35c79b", "#e08fcb", "#e6b84a", "#b9a3ff", "#d39b86"],
 }
 """After Okabe and Ito, the first one grey for what others are compared with; eight, then again from the start."""
 
