@@ -74,6 +74,21 @@ def _candidates(s: "Scheduler") -> list[Request]:
     return sorted(found, key=_ARRIVAL)
 
 
+def _make_room(s: "Scheduler", candidates: list[Request], taken: int) -> None:
+    """Find blocks for the host's decodes to grow by, beside `taken`, among copies of who runs.
+
+    A host that has none for its oldest request has its newest start over: else nobody there would ever end.
+    """
+    needed = sum([s.blocks_for(request.total) - len(request.copy) for request in candidates])
+    if not needed or s.pager.spare(HOST, taken + needed):
+        return
+    while len(candidates) > 1 and s.pager.tiers[HOST].free - taken < 1:
+        request = candidates.pop()
+        s.preempted.append(request.id)
+        s.pager.drop_copy(request)
+        s.forget(request)
+
+
 def _plan(
     s: "Scheduler", chunks: Chunks, decode: bool, prompts: list[Request], candidates: list[Request]
 ) -> tuple[list[Side], int]:
@@ -101,6 +116,7 @@ def _plan(
         s.limits.max_num_seqs - s.batch.count - len(chunks) - started,
     )
     taken = sum([s.blocks_for(request.total) for request in prompts])
+    _make_room(s, candidates, taken)
     lanes.hide(s, pair, slots, candidates, s.pager.tiers[HOST].free - taken)
     if not second.host:
         return [], left
