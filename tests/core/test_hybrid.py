@@ -4,14 +4,14 @@ import random
 from typing import Any
 
 import pytest
-from driver import Driver
+from driver import Driver, Load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from player import Player
 from tables import predictor
 from test_invariants import random_limits
 
-from aquasim.core import Limits, Scheduler, make_policy, replay
+from aquasim.core import Limits, Scheduler, Step, make_policy, replay
 from aquasim.core.policies.base import Policy
 from aquasim.core.predictor import Copying
 
@@ -144,3 +144,18 @@ def test_sizes_and_options_that_cannot_be_are_refused() -> None:
         Scheduler(sizes(prefill="prompt-only"), hybrid())
     with pytest.raises(ValueError, match="prefix caching"):
         Scheduler(sizes(prefix_caching=True), hybrid())
+
+
+def test_a_full_host_has_its_newest_start_over() -> None:
+    """Requests whose outputs outgrow a host that took all their prompts: the newest gives way, the oldest ends."""
+    limits = sizes(tiers=(("host", 60),), max_num_batched_tokens=80, max_repeat=1)
+    made = hybrid({"host": 0.01, "launch": 0.0}, host=Copying(1, 1))
+    load = Load([(0, 16, 60, 0, ()) for _ in range(12)])
+    driver = Driver(limits, made, load).run()
+    steps = [command for command in driver.commands if isinstance(command, Step)]
+    assert all(outcome == "finished" for outcome in driver.outcome.values())
+    assert any(step.lanes and step.lanes.second for step in steps)
+    starts = [chunk.request for step in steps for chunk in step.chunks if chunk.start == 0]
+    again = {id for id in starts if starts.count(id) > 1}
+    assert again
+    assert 0 not in again
