@@ -10,9 +10,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 demo: $(VENV)/installed
 	$(BIN)/aquasim compare burst-h100
 
-# The suite runs over the package as it is installed, compiled where a C compiler is at hand.
+# The suite runs over the package as it is installed, compiled where a C compiler is at hand; two processes, by file.
 test: $(VENV)/dev
-	$(BIN)/pytest
+	$(BIN)/pytest -q -n 2 --dist loadfile
 
 # Core and simulator once more over the plain source.
 plain: $(VENV)/dev

@@ -9,7 +9,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from aquasim import __version__
-from aquasim.cli import capacity, coordinator, donate, report, reproduce, serve, surplus, sweep, validation
+from aquasim.cli import (
+    capacity,
+    coordinator,
+    donate,
+    explore,
+    report,
+    reproduce,
+    serve,
+    surplus,
+    sweep,
+    validation,
+)
 from aquasim.cli.options import (
     AccelerateOption,
     DeviceOption,
@@ -220,6 +231,7 @@ app.command()(surplus.surplus)
 app.command()(sweep.sweep)
 app.command()(capacity.capacity)
 app.command()(capacity.size)
+app.command()(explore.explore)
 
 
 def _version(value: bool) -> None:

@@ -15,7 +15,7 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="Folders that run, compare, validate, reproduce or calibrate wrote."
+            metavar="RUN...", help="Folders that run, compare, sweep, validate, reproduce or calibrate wrote."
         ),
     ],
     out: Annotated[

@@ -79,14 +79,16 @@ def _make_room(s: "Scheduler", candidates: list[Request], taken: int) -> None:
 
     A host that has none for its oldest request has its newest start over: else nobody there would ever end.
     """
-    needed = sum([s.blocks_for(request.total) - len(request.copy) for request in candidates])
-    if not needed or s.pager.spare(HOST, taken + needed):
+    pool, needed = s.pager.tiers[HOST], 0
+    for request in candidates:
+        needed += s.blocks_for(request.total) - len(request.copy)
+    if needed == 0 or s.pager.spare(HOST, taken + needed):
         return
-    while len(candidates) > 1 and s.pager.tiers[HOST].free - taken < 1:
-        request = candidates.pop()
-        s.preempted.append(request.id)
-        s.pager.drop_copy(request)
-        s.forget(request)
+    while len(candidates) > 1 and pool.free <= taken:
+        newest = candidates.pop()
+        s.preempted.append(newest.id)
+        s.pager.drop_copy(newest)
+        s.forget(newest)
 
 
 def _plan(

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -95,9 +96,9 @@ class Run:
 
     def _repr_html_(self) -> str:
         """Show the run in a notebook: its figures and two charts."""
-        from aquasim.report.notebook import run_html
-
-        return run_html(self)
+        # By name: who compiles or checks this module need not read Altair's 100,000 lines of types.
+        shown: str = import_module("aquasim.report.notebook").run_html(self)
+        return shown
 
     @property
     def engines(self) -> list[str]:

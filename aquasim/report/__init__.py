@@ -15,5 +15,5 @@ A page is data, and knows nothing about runs:
     page.write(Path("sweep.html"))
 
 Strings may hold anything: they are shown as text. `aquasim.report.sources` finds out what a folder holds;
-`runs`, `validation`, `reproduction` and `calibration` make pages of it.
+`runs`, `sweeps`, `validation`, `reproduction` and `calibration` make pages of it.
 """

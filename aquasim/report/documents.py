@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from aquasim.errors import UserError
-from aquasim.report import calibration, reproduction, validation
+from aquasim.report import calibration, reproduction, sweeps, validation
 from aquasim.report.page import Page
 from aquasim.report.runs import runs_page
 from aquasim.report.sources import Sources, labelled
@@ -15,6 +15,7 @@ MAKERS: dict[str, Callable[[dict[str, Any]], Page]] = {
     "replays": validation.replays_page,
     "reproduction": reproduction.reproduction_page,
     "calibration": calibration.calibration_page,
+    "sweep": sweeps.sweep_page,
 }
 
 

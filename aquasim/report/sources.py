@@ -1,4 +1,4 @@
-"""What a path holds: runs, a validation, a reproduction, a calibration."""
+"""What a path holds: runs, a sweep, a validation, a reproduction, a calibration."""
 
 import json
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from aquasim.errors import UserError
 from aquasim.figures.text import short, shown
 from aquasim.records.run import Run
 from aquasim.records.store import META, load
+from aquasim.report.sweeps import is_sweep, read_sweep
 
 MOST_RUNS = 64
 """Runs on one page."""
@@ -50,13 +51,19 @@ def find(paths: Sequence[Path]) -> Sources:
 def _expected(path: Path) -> str:
     if path.is_file():
         return "not JSON that aquasim validate, reproduce or calibrate writes"
-    return f"no run in it: no {META}, in it or in a folder of it, and no result of validate, reproduce or calibrate"
+    commands = "sweep, validate, reproduce or calibrate"
+    return f"no run in it: no {META}, in it or in a folder of it, and no result of {commands}"
 
 
 def _collect(path: Path, places: list[Path], found: Sources) -> None:
     """Note the runs and documents of a path: itself, or what lies in it, two folders deep."""
+    if path.name == "sweep.json" and is_sweep(path.parent):
+        path = path.parent
     if path.is_file():
         _document(path, found)
+        return
+    if is_sweep(path):
+        found.documents.append(("sweep", path, read_sweep(path)))
         return
     try:
         if (path / META).is_file():

@@ -1,4 +1,4 @@
-"""Measured against simulated distributions, drawn as SVG or PNG."""
+"""Measured against simulated distributions, drawn as SVG or PNG in the look of all figures."""
 
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def _panel(metric: str, samples: dict[str, Floats]) -> Any:
         .encode(
             x=alt.X("seconds:Q", title=_TITLES[metric], scale=scale),
             y=alt.Y("share:Q", title="share of requests" if metric != "itl" else "share of tokens"),
-            color=alt.Color("run:N", title=None),
+            color=alt.Color("run:N", title=None, scale=alt.Scale(domain=list(samples), range="category")),
             order="share:Q",
         )
     )
@@ -59,5 +59,7 @@ def _panel(metric: str, samples: dict[str, Floats]) -> Any:
 def _save(panels: list[Any], title: str, path: Path) -> None:
     import altair as alt
 
+    from aquasim.figures.theme import themed
+
     path.parent.mkdir(parents=True, exist_ok=True)
-    alt.hconcat(*panels).properties(title=title).save(str(path))
+    themed(alt.hconcat(*panels).properties(title=title)).save(str(path))

@@ -5,7 +5,8 @@
 
 Every rank has a scheduler, and all are told the same events in the same order: equal state, equal commands, equal
 block numbers. Only rank 0 listens to clients and clocks. A transfer has landed when it has at every rank; a leased
-tier is as large as at the rank that has least.
+tier is as large as at the rank that has least. Lanes are weighed by rank 0's tables: each rank measures others.
+Where requests decode on the host, each rank has a host's pool and cores of its own, for its own KV heads.
 """
 
 from collections.abc import Sequence
@@ -58,6 +59,7 @@ class Leader:
         executor.transfers.everywhere = self._everywhere
         for tier in tiers:
             tier.resize = lambda name, blocks: self._resize(0, name, blocks)
+        self._tell("weigh", executor.now(), executor.scheduler.policy.predictor)
 
     def upkeep(self) -> bool:
         """Hear what the other ranks have to say, then do what else is to do; say whether there was anything."""
@@ -164,6 +166,8 @@ class Follower:
             case "submit":
                 id, tokens, max_tokens, options = words
                 executor.submit(id, tokens, max_tokens, **options)
+            case "weigh":
+                executor.scheduler.policy.predictor = words[0]
             case _:
                 assert what in ("abort", "decide", "resize_tier"), what
                 getattr(executor, what)(*words)

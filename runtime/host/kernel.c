@@ -1,199 +1,208 @@
-/* Paged decode attention on a host's cores (NEO, section 4; flash decoding, with an online softmax per head).
+/* Paged decode attention on a host's cores (NEO, section 4; flash decoding).
  *
  * A row is one query of one sequence. Its tokens are cut into segments, each a unit of work for whichever thread is
  * free; the segments of a row are then merged, in order, by their log-sum-exp. How a row is cut depends on its length
  * alone, so that no result depends on the number of threads or on which other rows there are.
  *
- * Keys and values are read once per KV head and used for all of its queries; sums are in float32.
+ * A segment is seen chunk by chunk, each small enough for a core's cache together with the one after it, which comes
+ * from memory meanwhile. Keys and values are read and brought to float32 once for up to 8 queries, whose sums stay in
+ * registers: as many sums as a register has lanes. Sums are in float32.
  */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "chunks.h"
+#include "job.h"
 #include "threads.h"
 #include "vectors.h"
 
-#define TILE LANES /* tokens at a time */
 #define NOTHING (-1e30f)
-#define LARGEST_GROUP 64 /* queries of a KV head */
 
-enum { FLOAT32, FLOAT16, BFLOAT16 };
+/* A register of a stored row from element `at` on, in float32; where fewer than all are left, the rest is 0. */
+HOT vec widen(const char *row, int at, int count, int kind) {
+    char part[4 * LANES];
+    int size = kind == FLOAT32 ? 4 : 2;
+    row += at * size;
+    if (count < LANES) row = memcpy(memset(part, 0, sizeof part), row, count * size);
+    if (kind == FLOAT32) return load((const void *)row);
+    return kind == FLOAT16 ? half((const void *)row) : brain((const void *)row);
+}
+
+HOT vec some(const float *row, int at, int count) { return widen((const char *)row, at, count, FLOAT32); }
+
+HOT void keep(float *to, vec value, int count) {
+    if (count == LANES) store(to, value);
+    else memcpy(to, &value, count * sizeof *to);
+}
+
+/* --- a chunk seen by a few queries of one KV head ----------------------------------------------------------------- */
 
 typedef struct {
-    const float *queries;     /* [rows, heads, dim] */
-    float *out;               /* [rows, heads, dim] */
-    const char *keys;         /* a layer's keys of block 0: [tokens, kv_heads, dim] */
-    const char *values;       /* the same layer's values of block 0 */
-    const int32_t *blocks;    /* all rows' block numbers, one row after the other */
-    const int64_t *segments;  /* [segments, 4]: row, where in `blocks` it begins, tokens, 1 if it is the row alone */
-    const int64_t *firsts;    /* [rows + 1]: the first segment of each row */
-    float *partial;           /* [segments, heads, dim] */
-    float *stats;             /* [segments, heads, 2]: greatest score, sum of weights */
-    int32_t *left;            /* [rows]: segments to come */
-    int64_t block_bytes;
-    int64_t rows, count;      /* of segments */
-    int32_t heads, kv_heads, dim, size, kind, next;
-    float scale;
-} Job;
+    vec best, weight; /* lane token * queries + query, as scores are; `best` is the same for all tokens */
+} State;
 
-static inline float element(const char *row, int at, int kind) {
-    uint16_t raw[LANES] = {0};
-    if (kind == FLOAT32) return ((const float *)row)[at];
-    raw[0] = ((const uint16_t *)row)[at];
-    return kind == FLOAT16 ? half(raw)[0] : brain(raw)[0];
-}
+/* A row's segment on its way. */
+typedef struct {
+    const Job *job;
+    const Chunk *chunk, *next;
+    State *states; /* [heads], the first of those that are seen together */
+    const float *queries; /* [heads, dim] */
+    float *to, *stats;    /* [heads, dim], [heads, 2] */
+    int first, last, alone;
+} Segment;
 
-/* Bring `count` rows of `dim` elements, `stride` bytes apart, to float32 rows of `wide` elements; the rest is 0. */
-static inline void widen(float *tile, const char *from, int64_t stride, int count, int dim, int wide, int kind) {
-    for (int t = 0; t < count; t++, from += stride, tile += wide) {
-        int d = 0;
-        for (; d + LANES <= dim; d += LANES) {
-            if (kind == FLOAT32) store(tile + d, load((const float *)from + d));
-            else if (kind == FLOAT16) store(tile + d, half((const uint16_t *)from + d));
-            else store(tile + d, brain((const uint16_t *)from + d));
-        }
-        for (; d < wide; d++) tile[d] = d < dim ? element(from, d, kind) : 0.0f;
-    }
-    for (int i = 0; i < (TILE - count) * wide; i++) tile[i] = 0.0f;
-}
-
-/* Scores of one query for a tile: 16 sums side by side in registers, then each in its lane. */
-static inline vec dots(const float *query, const float *tile, int wide) {
-    vec sums[TILE] = {0};
-    for (int d = 0; d < wide; d += LANES) {
-        vec part = load(query + d);
+/* Part of the products of some tokens' keys with `n` queries. */
+HOT void multiply(
+    vec *sums, const float *queries, const char *keys, const int64_t *at, int d, int dim, int count, int kind, int n) {
+    vec query[8];
+#pragma GCC unroll 8
+    for (int q = 0; q < n; q++) query[q] = some(queries + q * dim, d, count);
 #pragma GCC unroll 16
-        for (int t = 0; t < TILE; t++) sums[t] += part * load(tile + t * wide + d);
+    for (int t = 0; t < LANES / n; t++) {
+        vec key = widen(keys + at[t], d, count, kind);
+#pragma GCC unroll 8
+        for (int q = 0; q < n; q++) sums[t * n + q] += query[q] * key;
     }
+}
+
+/* Scores of LANES / n tokens for n queries: lane token * n + query. */
+HOT vec dots(const float *queries, const char *keys, const int64_t *at, int dim, int kind, int n, int whole) {
+    vec sums[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) sums[i] = (vec){}; /* one by one, or compilers keep them in memory */
+    int d = 0;
+    for (; d + LANES <= dim; d += LANES) multiply(sums, queries, keys, at, d, dim, LANES, kind, n);
+    if (!whole) multiply(sums, queries, keys, at, d, dim, dim - d, kind, n);
+    return fold_all(sums);
+}
+
+/* Bring what each query has over its tokens together: the greatest, or the sum; in all of its lanes. */
+HOT vec across(vec each, int sum, int n) {
+    float all[LANES], found[LANES];
+    store(all, each);
+    for (int q = 0; q < n; q++) {
+        float one = all[q];
+        for (int i = q + n; i < LANES; i += n) one = sum ? one + all[i] : all[i] > one ? all[i] : one;
+        for (int i = q; i < LANES; i += n) found[i] = one;
+    }
+    return load(found);
+}
+
+/* Turn scores into weights; return by how much less earlier ones weigh. */
+HOT vec weigh(State *state, float *scores, int tokens, int n) {
+    vec best = state->best, sum = {};
+    for (int i = tokens * n; i % LANES; i++) scores[i] = NOTHING;
+    for (int i = 0; i < tokens * n; i += LANES) best = greater(load(scores + i), best);
+    best = across(best, 0, n);
+    for (int i = 0; i < tokens * n; i += LANES) {
+        vec weights = power(load(scores + i) - best);
+        sum += weights;
+        store(scores + i, weights);
+    }
+    vec shrink = power(state->best - best);
+    *state = (State){best, state->weight * shrink + sum};
+    return shrink;
+}
+
+/* Add `wide` registers of values, by weight, to what n queries have so far, scaled by `shrink`; then scale by `share`. */
+HOT void mix(const Segment *s, const char *values, const float *weights, const float *shrink, const float *share,
+    float *to, int d, int count, int wide, int kind, int n) {
+    int dim = s->job->dim, tokens = s->chunk->tokens, size = kind == FLOAT32 ? 4 : 2;
+    vec sums[LANES];
+#pragma GCC unroll 8
+    for (int q = 0; q < n; q++)
 #pragma GCC unroll 4
-    for (int n = TILE / 2; n; n /= 2)
+        for (int v = 0; v < wide; v++)
+            sums[q * wide + v] = s->first ? (vec){} : some(to + q * dim, d + v * LANES, count) * shrink[q];
+    for (int t = 0; t < tokens; t++) {
+        vec value[4];
+        fetch(values + s->next->at[t] + d * size, wide * LANES * size);
+#pragma GCC unroll 4
+        for (int v = 0; v < wide; v++) value[v] = widen(values + s->chunk->at[t], d + v * LANES, count, kind);
 #pragma GCC unroll 8
-        for (int t = 0; t < n; t++) sums[t] = fold(sums[2 * t], sums[2 * t + 1]);
-    return sums[0];
-}
-
-typedef struct {
-    vec weight;
-    float best;
-} State; /* 128 bytes, with what alignment adds */
-
-/* Let one query see a tile: weights from its scores, what was summed before scaled down where a score is greater. */
-static inline vec weigh(State *state, float *sums, vec scores, int wide) {
-    if (above(scores, state->best)) {
-        float best = greatest(scores), shrink = expf(state->best - best);
-        state->best = best;
-        state->weight *= shrink;
-        for (int d = 0; d < wide; d += LANES) store(sums + d, load(sums + d) * shrink);
+        for (int q = 0; q < n; q++)
+#pragma GCC unroll 4
+            for (int v = 0; v < wide; v++) sums[q * wide + v] += value[v] * weights[t * n + q];
     }
-    vec weights = power(scores - state->best);
-    state->weight += weights;
-    return weights;
+#pragma GCC unroll 8
+    for (int q = 0; q < n; q++)
+#pragma GCC unroll 4
+        for (int v = 0; v < wide; v++) keep(to + q * dim + d + v * LANES, sums[q * wide + v] * share[q], count);
 }
 
-static inline void add(float *sums, const float *tile, vec weights, int wide) {
-    vec each[TILE];
-#pragma GCC unroll 16
-    for (int t = 0; t < TILE; t++) each[t] = (vec){} + weights[t];
-    for (int d = 0; d < wide; d += LANES) {
-        vec sum = load(sums + d), other = {};
-#pragma GCC unroll 8
-        for (int t = 0; t < TILE; t += 2) {
-            sum += each[t] * load(tile + t * wide + d);
-            other += each[t + 1] * load(tile + (t + 1) * wide + d);
+/* A chunk of one KV head, seen by the n queries from `head` on. */
+HOT void see(Segment *s, int head, int64_t place, int kind, int n, int whole) {
+    const Job *job = s->job;
+    const int wide = n * 4 > LANES ? LANES / n : 4;
+    const char *keys = job->keys + place, *values = job->values + place;
+    float scores[CHUNK * 8 + LANES], shrink[LANES], share[LANES];
+    int d = 0, dim = job->dim, size = kind == FLOAT32 ? 4 : 2;
+    for (int t = 0; t < s->chunk->tokens; t += LANES / n) {
+        for (int i = 0; i < LANES / n; i++) fetch(keys + s->next->at[t + i], dim * size);
+        store(scores + t * n, dots(s->queries + head * dim, keys, s->chunk->at + t, dim, kind, n, whole) * job->scale);
+    }
+    State *state = s->states + head;
+    store(shrink, weigh(state, scores, s->chunk->tokens, n));
+    store(share, (vec){} + 1.0f);
+    if (s->last) {
+        vec weight = across(state->weight, 1, n);
+        if (s->alone) store(share, 1.0f / weight);
+        for (int q = 0; q < n && !s->alone; q++) {
+            s->stats[2 * (head + q)] = state->best[q];
+            s->stats[2 * (head + q) + 1] = weight[q];
         }
-        store(sums + d, sum + other);
     }
+    float *to = s->to + head * dim;
+    for (; d + wide * LANES <= dim; d += wide * LANES) mix(s, values, scores, shrink, share, to, d, LANES, wide, kind, n);
+    for (; d + LANES <= dim; d += LANES) mix(s, values, scores, shrink, share, to, d, LANES, 1, kind, n);
+    if (!whole) mix(s, values, scores, shrink, share, to, d, dim - d, 1, kind, n);
 }
 
-/* Ask for part `part` of `parts` of a tile's rows. All at once would fill the buffers that loads need too. */
-static inline void fetch(const char *from, int64_t stride, int bytes, int part, int parts) {
-    int last = TILE * (part + 1) / parts;
-    for (int t = TILE * part / parts; t < last; t++)
-        for (int at = 0; at < bytes; at += 64) __builtin_prefetch(from + t * stride + at, 0, 2);
-}
+/* One function for each type and number of queries, and those for heads of odd sizes, which are slower. */
+#define SEE(name, kind, n, whole) \
+    static void see_##name##_##n(Segment *s, int head, int64_t place) { see(s, head, place, kind, n, whole); }
+#define SEE_ALL(name, kind, whole) \
+    SEE(name, kind, 1, whole) SEE(name, kind, 2, whole) SEE(name, kind, 4, whole) SEE(name, kind, 8, whole)
+SEE_ALL(float, FLOAT32, 1) SEE_ALL(half, FLOAT16, 1) SEE_ALL(brain, BFLOAT16, 1) SEE_ALL(odd, s->job->kind, 0)
 
-typedef struct {
-    float *queries, *sums, *tile;
-    State *states;
-} Scratch;
+typedef void See(Segment *, int, int64_t);
+#define SEEN(name) {see_##name##_1, see_##name##_2, see_##name##_4, see_##name##_8}
+static See *const seen[4][4] = {SEEN(float), SEEN(half), SEEN(brain), SEEN(odd)}; /* by log2 of the queries */
 
-/* Where keys and values of a KV head's tile are, and those of the next tile. */
-typedef struct {
-    const char *keys, *values;
-    int64_t ahead, stride;
-    int tokens;
-} Place;
-
-/* One tile of one KV head. */
-static inline __attribute__((always_inline)) void see(
-    const Scratch *s, Place at, int head, int group, int dim, int wide, int kind) {
-    const ivec lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-    int bytes = dim * (kind == FLOAT32 ? 4 : 2), first = head * group;
-    vec weights[LARGEST_GROUP];
-    widen(s->tile, at.keys, at.stride, at.tokens, dim, wide, kind);
-    for (int g = 0; g < group; g++) {
-        fetch(at.keys + at.ahead, at.stride, bytes, g, group);
-        vec scores = dots(s->queries + (first + g) * wide, s->tile, wide);
-        weights[g] = pick(lane < at.tokens, scores, (vec){} + NOTHING);
-    }
-    for (int g = 0; g < group; g++)
-        weights[g] = weigh(s->states + first + g, s->sums + (first + g) * wide, weights[g], wide);
-    widen(s->tile, at.values, at.stride, at.tokens, dim, wide, kind);
-    for (int g = 0; g < group; g++) {
-        fetch(at.values + at.ahead, at.stride, bytes, g, group);
-        add(s->sums + (first + g) * wide, s->tile, weights[g], wide);
-    }
-}
-
-/* Tokens of a segment, tile by tile. `then` is the place of what comes after it. */
-static inline __attribute__((always_inline)) void walk(
-    const Job *job, const Scratch *s, const int32_t *blocks, int64_t tokens, int64_t then, int dim, int wide, int kind) {
-    int64_t row = (int64_t)dim * (kind == FLOAT32 ? 4 : 2), stride = row * job->kv_heads;
+/* A chunk, by all heads. */
+static void see_chunk(Segment *s) {
+    const Job *job = s->job;
     int group = job->heads / job->kv_heads;
-    for (int64_t at = 0; at < tokens;) {
-        int inside = at % job->size, count = job->size - inside < TILE ? job->size - inside : TILE;
-        if (tokens - at < count) count = tokens - at;
-        int64_t here = blocks[at / job->size] * job->block_bytes + inside * stride, after = at + count, next = then;
-        if (after < tokens) next = blocks[after / job->size] * job->block_bytes + after % job->size * stride;
-        for (int h = 0; h < job->kv_heads; h++) {
-            int64_t place = here + h * row;
-            Place found = {job->keys + place, job->values + place, next - here, stride, count};
-            see(s, found, h, group, dim, wide, kind);
+    for (int kv = 0; kv < job->kv_heads; kv++)
+        for (int g = 0, power = 3; g < group;) {
+            while (1 << power > group - g) power--;
+            seen[job->dim % LANES ? 3 : job->kind][power](s, kv * group + g, token_bytes(job) / job->kv_heads * kv);
+            g += 1 << power;
         }
-        at = after;
-    }
 }
 
-static void attend(const Job *job, const Scratch *s, const int32_t *blocks, int64_t tokens, int64_t then, int wide) {
-#define CASE(k) \
-    if (job->kind == k) { \
-        if (job->dim == 128) walk(job, s, blocks, tokens, then, 128, 128, k); \
-        else if (job->dim == 64) walk(job, s, blocks, tokens, then, 64, 64, k); \
-        else walk(job, s, blocks, tokens, then, job->dim, wide, k); \
-    }
-    CASE(FLOAT32) CASE(FLOAT16) CASE(BFLOAT16)
-}
+/* --- segments of rows --------------------------------------------------------------------------------------------- */
 
-/* Queries times the scale, as wide as tiles are; nothing seen so far. */
-static void begin(const Job *job, const Scratch *s, const float *queries, int wide) {
-    if (wide != job->dim) memset(s->queries, 0, sizeof(float) * job->heads * wide);
-    memset(s->sums, 0, sizeof(float) * job->heads * wide);
-    for (int h = 0; h < job->heads; h++) {
-        for (int d = 0; d < job->dim; d++) s->queries[h * wide + d] = queries[h * job->dim + d] * job->scale;
-        s->states[h] = (State){(vec){}, NOTHING};
-    }
-}
-
-/* A row in one segment is done; parts of a row keep their sums, greatest scores and weights until it is merged. */
-static void finish(const Job *job, const Scratch *s, int64_t row, int64_t segment, int alone, int wide) {
-    float *to = alone ? job->out + row * job->heads * job->dim : job->partial + segment * job->heads * job->dim;
-    for (int h = 0; h < job->heads; h++) {
-        float weight = total(s->states[h].weight), share = alone ? 1.0f / weight : 1.0f;
-        for (int d = 0; d < job->dim; d++) to[h * job->dim + d] = s->sums[h * wide + d] * share;
-        if (alone) continue;
-        job->stats[(segment * job->heads + h) * 2] = s->states[h].best;
-        job->stats[(segment * job->heads + h) * 2 + 1] = weight;
+/* Have a segment seen, chunk by chunk; `room` is for the states, `then` the segment that comes after it. */
+static void attend(const Job *job, const int64_t *segment, int64_t number, const int64_t *then, State *states) {
+    int64_t row = segment[0], tokens = segment[2], heads = job->heads, dim = job->dim;
+    int most = chunk_tokens(job), alone = segment[3];
+    Chunk chunks[2];
+    Segment s = {.job = job, .states = states, .queries = job->queries + row * heads * dim, .alone = alone,
+        .to = alone ? job->out + row * heads * dim : job->partial + number * heads * dim,
+        .stats = job->stats + number * heads * 2};
+    for (int h = 0; h < heads; h++) states[h] = (State){(vec){} + NOTHING, (vec){}};
+    locate(job, chunks, job->blocks + segment[1], 0, tokens, most);
+    int turn = 0;
+    for (int64_t at = 0; at < tokens; at += most, turn = !turn) {
+        Chunk *next = chunks + !turn;
+        s.chunk = chunks + turn, s.first = at == 0, s.last = at + most >= tokens;
+        if (!s.last) locate(job, next, job->blocks + segment[1], at + most, tokens, most);
+        else if (then) locate(job, next, job->blocks + then[1], 0, then[2], most);
+        s.next = s.last && !then ? s.chunk : next;
+        see_chunk(&s);
     }
 }
 
@@ -213,27 +222,21 @@ static void merge(const Job *job, int64_t row) {
     }
 }
 
-static inline int64_t take(Job *job) { return __atomic_fetch_add(&job->next, 1, __ATOMIC_RELAXED); }
-
-/* What each thread does: the next segment, until there is none. Whoever ends a row's last segment merges it. */
+/* What each thread does: the next segment, until there is none. Whoever ends a row's last segment merges it.
+ * It takes one in advance, so as to know what to ask memory for. */
 static void work(void *argument) {
     Job *job = argument;
-    int wide = (job->dim + LANES - 1) / LANES * LANES;
-    size_t rows = (size_t)job->heads * wide;
-    size_t floats = 2 * rows + (size_t)TILE * wide; /* a multiple of 16: what follows is aligned too */
-    float *room = aligned_alloc(64, floats * sizeof(float) + job->heads * sizeof(State));
-    if (!room) abort();
-    Scratch s = {room, room + rows, room + 2 * rows, (State *)(room + floats)};
-    int64_t n;
-    while ((n = take(job)) < job->count) {
-        int64_t after = __atomic_load_n(&job->next, __ATOMIC_RELAXED); /* likely ours: its first keys are asked for */
-        const int64_t *segment = job->segments + 4 * n, *coming = job->segments + 4 * (after < job->count ? after : n);
-        begin(job, &s, job->queries + segment[0] * job->heads * job->dim, wide);
-        attend(job, &s, job->blocks + segment[1], segment[2], job->blocks[coming[1]] * job->block_bytes, wide);
-        finish(job, &s, segment[0], n, segment[3], wide);
+    int64_t n = take(job), next;
+    if (n >= job->count) return;
+    State *states = aligned_alloc(64, job->heads * sizeof(State));
+    if (!states) abort();
+    for (; n < job->count; n = next) {
+        next = take(job);
+        const int64_t *segment = job->segments + 4 * n;
+        attend(job, segment, n, next < job->count ? job->segments + 4 * next : NULL, states);
         if (!segment[3] && __atomic_sub_fetch(job->left + segment[0], 1, __ATOMIC_ACQ_REL) == 0) merge(job, segment[0]);
     }
-    free(room);
+    free(states);
 }
 
 void aquasim_attend(Pool *pool, Job *job) {

@@ -15,7 +15,7 @@ from pathlib import Path
 from aquasim.hardware.local import cache_folder, machine
 
 FOLDER = Path(__file__).parent
-SOURCES = ("kernel.c", "threads.h", "vectors.h")
+SOURCES = ("kernel.c", "chunks.h", "job.h", "threads.h", "vectors.h")
 TUNED = (("-march=native", "-mprefer-vector-width=512"), ("-march=native",), ("-mcpu=native",), ())
 """Tried in this order: what a compiler does not know of a processor it refuses."""
 COMMON = ("-O3", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC", "-pthread")
@@ -23,7 +23,7 @@ COMPILE_S = 120
 
 
 class Job(ctypes.Structure):
-    """The arguments of one call; kernel.c says what they are."""
+    """The arguments of one call; job.h says what they are."""
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in (
@@ -68,7 +68,7 @@ def library(*flags: str) -> ctypes.CDLL:
     """Return the kernel, compiled now if this machine has not done so before.
 
     Args:
-        flags: more options of the compiler; PORTABLE leaves the processor's own instructions for halves out.
+        flags: more options of the compiler; -DPORTABLE: shorter registers, and no instructions of one processor.
 
     Raises:
         NativeError: no C compiler, it refuses the source, or the cache's folder cannot be written.

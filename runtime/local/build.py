@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aquasim.runtime.engine import KvPool, LlamaConfig, Runner
 
 MOST_OF_RAM = 0.7
-"""Share of the memory at hand that weights and cache may take on the CPU."""
+"""Share of the memory at hand that weights, cache and the tier "host" may take."""
 
 
 @dataclass
@@ -143,8 +143,7 @@ def _model(
             f"engine.max_model_len is {limits.max_model_len}, but {options.weights} has {config.max_positions}"
             f" positions: --set engine.max_model_len={config.max_positions}"
         )
-    if device == "cpu":
-        _check_ram(options.weights or plan.llm.model.name, limits, config, kind.itemsize)
+    _check_ram(options.weights or plan.llm.model.name, limits, config, kind.itemsize, device)
     where: Any = {"dtype": kind, "device": device}
     if options.weights:
         weights = load_weights(options.weights, config, **where)
@@ -156,17 +155,25 @@ def _model(
     return config, runner, pool
 
 
-def _check_ram(name: Any, limits: Limits, config: "LlamaConfig", itemsize: int) -> None:
-    cache = (
-        limits.blocks * limits.block_size * config.layers * 2 * config.kv_heads * config.head_dim * itemsize
-    )
+def _check_ram(name: Any, limits: Limits, config: "LlamaConfig", itemsize: int, device: str) -> None:
+    """Raise UserError unless all that is kept in host memory fits it: on a GPU's machine, the tier "host" only."""
+    block = limits.block_size * config.layers * 2 * config.kv_heads * config.head_dim * itemsize
+    pages = dict(limits.tiers).get(HOST, 0)
+    cache, host = limits.blocks * block, pages * block
     weights = shape_of(config, str(name)).parameters * itemsize
+    own = weights + cache if device == "cpu" else 0
     have = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if weights + cache > MOST_OF_RAM * have:
+    if own > MOST_OF_RAM * have:
         raise UserError(
             f"{name}: weights of {weights / GIB:.1f} GiB and a cache of {cache / GIB:.1f} GiB"
             f" ({limits.blocks} blocks) do not fit the {have / GIB:.1f} GiB of memory at hand;"
             " set engine.kv_blocks, or a smaller model"
+        )
+    if own + host > MOST_OF_RAM * have:
+        beside = f" beside weights and cache of {own / GIB:.1f} GiB" if own else ""
+        raise UserError(
+            f"{name}: pages of {host / GIB:.1f} GiB on the host ({pages} blocks) do not fit the"
+            f" {have / GIB:.1f} GiB of memory at hand{beside}; set a smaller machine.host_gib"
         )
 
 

@@ -1,9 +1,11 @@
 """Records whose truth is known: from a toy scheduler that does anything allowed, and from the real engine."""
 
 import random
+import sys
 from collections import defaultdict
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,8 @@ from aquasim.records.run import Run
 from aquasim.records.tables import Outcome, RunTables
 from aquasim.sim.clock import Clock
 from aquasim.sim.engine import Engine
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 MS = 1_000_000
 

@@ -1,95 +1,76 @@
 """Traces: valid as Trace Event Format, and true to the run."""
 
-import gzip
-import json
+import tracemalloc
 from collections import defaultdict
-from itertools import pairwise
 
 import pytest
+from trace_events import Seen, check, ns, read
 
 from aquasim.records.perfetto import write_trace
 from aquasim.records.run import Run
 from aquasim.records.tables import RunTables
 
 
-def _ns(microseconds):
-    return round(microseconds * 1000)
-
-
-def check(trace):
-    """Assert that a trace is well-formed: what viewers need, and what makes its tracks readable."""
-    threads, named, open_, counters = defaultdict(list), set(), defaultdict(list), set()
-    for event in trace["traceEvents"]:
-        assert event["ph"] in "MXCbe"
-        assert isinstance(event["ts"], int | float)
-        assert isinstance(event["pid"], int)
-        assert event["name"]
-        if event["ph"] == "M":
-            assert event["args"]["name"]
-            named.add((event["name"], event["pid"], event["tid"]))
-        elif event["ph"] == "X":
-            assert event["dur"] >= 0
-            threads[event["pid"], event["tid"]].append(
-                (_ns(event["ts"]), _ns(event["ts"]) + _ns(event["dur"]))
-            )
-        elif event["ph"] == "C":
-            counters.add(event["name"])
-            assert all(isinstance(value, int | float) for value in event["args"].values())
-        elif event["ph"] == "b":
-            stack = open_[event["cat"], event["id"], event["pid"]]
-            assert not stack or stack[-1][1] <= event["ts"]
-            stack.append((event["name"], event["ts"]))
-        else:
-            name, begin = open_[event["cat"], event["id"], event["pid"]].pop()
-            assert name == event["name"]
-            assert begin <= event["ts"]
-    assert not any(open_.values())
-    for (pid, tid), slices in threads.items():
-        assert {("thread_name", pid, tid), ("process_name", pid, 0)} <= named
-        slices.sort()
-        assert all(a[1] <= b[0] for a, b in pairwise(slices))
-    return counters
-
-
-def _read(path):
-    data = path.read_bytes()
-    return json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-
-
-def _names(trace, ph):
-    return [event["name"] for event in trace["traceEvents"] if event["ph"] == ph]
-
-
 @pytest.mark.parametrize("name", ["trace.json", "trace.json.gz"])
 def test_a_paging_run_is_a_valid_trace(paged, tmp_path, name):
-    """Everything is in the trace: a slice per step and transfer, a track per request, the counters."""
+    """Everything is in the trace: a slice per step, chunk, stay and copy, a track per request, the counters."""
     left_out = write_trace(paged.run, tmp_path / name)
-    trace = _read(tmp_path / name)
-    counters = check(trace)
-    slices = [event for event in trace["traceEvents"] if event["ph"] == "X"]
+    trace = read(tmp_path / name)
+    check(trace)
+    seen, run = Seen(trace), paged.run
 
-    assert counters == {"batch", "KV blocks used", "waiting", "paged"}
-    assert len(slices) == paged.run.count("steps") + paged.run.count("transfers")
-    assert sum(n.startswith("request ") for n in _names(trace, "b")) == paged.run.count("requests")
-    assert {"queued", "prefill", "decode", "paged"} <= set(_names(trace, "b"))
-    assert {"GPU", "out peer", "in peer"} <= {
-        e["args"]["name"] for e in trace["traceEvents"] if e["ph"] == "M"
-    }
+    assert seen.tracks == {
+        "GPU iterations", "prefill", "decode", "preemptions", "arrivals", "copy out to peer", "copy in from peer",
+    }  # fmt: skip
+    assert len(seen.on("GPU iterations")) == run.count("steps")
+    assert len(seen.on("prefill")) == run.count("chunks")
+    assert len(seen.on("decode")) == run.count("spans")
+    copies = seen.on("copy out to peer") + seen.on("copy in from peer")
+    assert len(copies) == run.count("transfers")
+    assert sum(event["args"]["bytes"] for event in copies) == 4096 * run.columns("transfers")["blocks"].sum()
+    assert set(seen.counters) == {
+        "running", "waiting", "paged", "free KV blocks", "KV in hbm, GiB", "KV in peer, GiB",
+    }  # fmt: skip
+    names = [event["name"] for event in seen.async_]
+    assert sum(n.startswith("request ") for n in names) == run.count("requests")
+    assert {"queued", "prefill", "decode", "paged"} <= set(names)
     assert not any(left_out.values())
     assert "left_out" not in trace["otherData"]
     assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_flow_is_a_requests_whole_life(paged, tmp_path):
+    """It goes through the arrival, each prefill chunk, stay, preemption and copy of the request, in order."""
+    write_trace(paged.run, tmp_path / "t.json")
+    seen = Seen(read(tmp_path / "t.json"))
+    lives = defaultdict(lambda: defaultdict(int))
+    for (_, name), tracks in seen.flows.items():
+        for track in tracks:
+            lives[int(name.split()[1])][track] += 1
+    for table, track in (("chunks", "prefill"), ("spans", "decode"), ("preemptions", "preemptions")):
+        wanted = defaultdict(int)
+        for request in paged.run.columns(table)["request"].tolist():
+            wanted[request] += 1
+        assert {request: life[track] for request, life in lives.items() if life[track]} == wanted
+    moves = paged.run.columns("moves")
+    assert sum(life["copy out to peer"] + life["copy in from peer"] for life in lives.values()) == len(
+        moves["request"]
+    )
+    for tracks in seen.flows.values():
+        assert tracks[:2] == ["arrivals", "prefill"]
+        assert tracks[-1] == "decode"
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_any_run_is_a_valid_trace(toy, tmp_path, seed):
     """Whatever a scheduler does, the trace is well-formed and the phases of a request leave no gap."""
     write_trace(toy(seed).run, tmp_path / "trace.json")
-    trace = _read(tmp_path / "trace.json")
+    trace = read(tmp_path / "trace.json")
     check(trace)
     tracks = defaultdict(list)
     for event in trace["traceEvents"]:
         if event["ph"] in "be":
-            tracks[event["id"]].append(_ns(event["ts"]))
+            tracks[event["id"]].append(ns(event["ts"]))
     for times in tracks.values():
         begin, *phases, end = times
 
@@ -104,50 +85,86 @@ def test_overlapping_transfers_get_threads_of_their_own(tmp_path):
     for row in ((0, 0, 10), (1, 5, 15), (2, 10, 20)):
         tables.add("transfers", *row, 0, 0, 4, 1)
     write_trace(Run([("gpu0", tables)], {}), tmp_path / "t.json")
-    trace = _read(tmp_path / "t.json")
+    trace = read(tmp_path / "t.json")
     check(trace)
+    seen = Seen(trace)
 
-    assert [event["tid"] for event in trace["traceEvents"] if event["ph"] == "X"] == [2, 3, 2]
+    assert [seen.threads[event["pid"], event["tid"]] for event in seen.slices] == [
+        "copy out to peer", "copy out to peer 2", "copy out to peer",
+    ]  # fmt: skip
 
 
 def test_a_limit_says_what_it_left_out(paged, tmp_path):
     """The first steps only, with the rest counted in the trace's own notes."""
     left_out = write_trace(paged.run, tmp_path / "t.json", limit=10)
-    trace = _read(tmp_path / "t.json")
+    trace = read(tmp_path / "t.json")
     check(trace)
-    steps = [e for e in trace["traceEvents"] if e["ph"] == "X" and e["tid"] == 1]
 
-    assert len(steps) == 10
+    assert len(Seen(trace).on("GPU iterations")) == 10
     assert left_out["steps"] == paged.run.count("steps") - 10
     assert trace["otherData"]["left_out"] == left_out
 
 
-def test_a_window_shows_what_reaches_into_it(paged, tmp_path):
-    """Steps that touch the window are shown, the others are counted."""
-    left_out = write_trace(paged.run, tmp_path / "t.json", start_s=0.5, end_s=0.7)
-    trace = _read(tmp_path / "t.json")
+@pytest.mark.parametrize("window", [(0.5, 0.7), (0.0, 0.3), (1.5, None), (99.0, None)])
+def test_a_window_shows_what_reaches_into_it(paged, tmp_path, window):
+    """Steps that touch the window are shown, the others are counted; flows still start and end."""
+    start, end = window
+    left_out = write_trace(paged.run, tmp_path / "t.json", start_s=start, end_s=end)
+    trace = read(tmp_path / "t.json")
     check(trace)
-    steps = [e for e in trace["traceEvents"] if e["ph"] == "X" and e["tid"] == 1]
+    steps = Seen(trace).on("GPU iterations")
 
-    assert steps
-    assert all(e["ts"] + e["dur"] >= 0.5e6 and e["ts"] < 0.7e6 for e in steps)
+    assert bool(steps) == (start < 99)
+    assert all(e["ts"] + e["dur"] >= start * 1e6 and e["ts"] < (end or 1e9) * 1e6 for e in steps)
     assert left_out["steps"] == paged.run.count("steps") - len(steps) > 0
-    assert trace["otherData"]["window_s"]["gpu0"] == [0.5, 0.7]
+    assert trace["otherData"]["window_s"][0][:2] == ["gpu0", start]
 
 
 def test_step_names_say_what_ran(paged, tmp_path):
     """`decode x<iterations> (<batch> seqs)`, or the prefill tokens and the decodes beside them."""
     write_trace(paged.run, tmp_path / "t.json")
-    names = _names(_read(tmp_path / "t.json"), "X")
+    names = [event["name"] for event in Seen(read(tmp_path / "t.json")).on("GPU iterations")]
 
     assert any(name.startswith("decode x") and name.endswith(" seqs)") for name in names)
     assert any(name.startswith("prefill ") and name.endswith(" decodes") for name in names)
 
 
-def test_a_failure_leaves_the_old_file(paged, tmp_path, monkeypatch):
+def test_an_empty_run_is_a_trace(tmp_path):
+    """An engine that never did anything has its name and nothing else."""
+    write_trace(Run([("gpu0", RunTables())], {}), tmp_path / "t.json")
+    trace = read(tmp_path / "t.json")
+    check(trace)
+
+    assert {event["name"] for event in trace["traceEvents"]} == {"process_name", "process_sort_index"}
+
+
+def test_memory_does_not_grow_with_the_trace(tmp_path):
+    """A trace of 15 MB and more is written with a fraction of that in memory, and nothing is left out."""
+    tables, count = RunTables(), 12_000
+    for i in range(count):
+        tables.add("steps", i, 1000 * i, 900, 0, 1, 1, 5, 5, 1, 7, 0, 0)
+        tables.add("chunks", i, i, 0, 5)
+        tables.add("spans", i, i, i, 0)
+        tables.add("requests", i, 1000 * i, 1000 * i, 1000 * i + 900, 1000 * i + 900, 5, 2, 0, 0)
+    run = Run([("gpu0", tables)], {"blocks": 9, "block_bytes": 4096})
+    tracemalloc.start()
+    left_out = write_trace(run, tmp_path / "t.json")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    size = (tmp_path / "t.json").stat().st_size
+
+    assert size > 15e6
+    assert peak < size / 2
+    assert not any(left_out.values())
+    with (tmp_path / "t.json").open() as file:
+        assert sum('"tid":1001' in line and '"ph":"X"' in line for line in file) == count
+
+
+def test_a_failure_leaves_the_old_file(paged, tmp_path):
     """A trace that cannot be written changes nothing."""
     (tmp_path / "t.json").write_text("old")
     broken = Run.of_columns(paged.run._tables, {**paged.run.labels, "tier": []}, {}, "broken")
+    broken.labels["outcome"] = []
     with pytest.raises(IndexError):
         write_trace(broken, tmp_path / "t.json")
 

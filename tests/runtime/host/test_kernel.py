@@ -165,6 +165,19 @@ def test_halves_need_no_instructions_of_their_own(monkeypatch: pytest.MonkeyPatc
         assert torch.equal(case.run()[0, 0].half(), part)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("heads", [2, 4, 6, 8, 14, 16, 30])
+def test_registers_of_half_the_size_give_the_same(
+    heads: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a processor's own instructions, groups of 1 to 15 queries and odd sizes: the definition in float64."""
+    library = native_or_skip("-DPORTABLE")
+    monkeypatch.setattr(native, "library", lambda: library)
+    for dim in (20, 64, 128):
+        case = Case(8, [33, 300, 1], heads, 2, dim, 16, dtype)
+        assert (case.run(2).double() - case.expected()).abs().max() < EXACT
+
+
 @pytest.mark.parametrize("compiler", ["/nowhere/cc", "/bin/false"])
 def test_without_a_compiler_torch_computes_and_says_so(
     compiler: str, monkeypatch: pytest.MonkeyPatch

@@ -12,8 +12,9 @@ from aquasim.calibrate.hardware import replayed
 from aquasim.cli.app import main
 from aquasim.core import Limits
 from aquasim.core.predictor import Predictor
+from aquasim.errors import UserError
 from aquasim.records.run import Run
-from aquasim.runtime.local import Options, run_local
+from aquasim.runtime.local import Options, build, run_local
 from aquasim.runtime.local.plan import hardware_plan
 from aquasim.scenario import Scenario, load_scenario
 from aquasim.sim.simulate import Plan
@@ -167,3 +168,18 @@ def test_tables_say_what_lanes_cost_here() -> None:
     assert bench.linear(64) > bench.linear(1)
     assert isinstance(Predictor.from_json(bench.predictor().as_json()), Predictor)
     runner.host.close()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("system", ["neo", "fastdecode"])
+def test_a_host_pool_beyond_memory_is_refused_before_anything_is_made(
+    tmp_path: Path, system: str, device: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One line that names machine.host_gib: weights and cache fit, the host's pool is touched whole and would not."""
+    monkeypatch.setattr(build, "_device", lambda name: device)
+    monkeypatch.setattr(build, "create", lambda *_: pytest.fail("memory was taken"))
+    options = Options(device="cpu")
+    with pytest.raises(UserError, match=r"on the host .* set a smaller machine\.host_gib") as caught:
+        build.build(plan(tmp_path, "machine.host_gib=100000"), system, options, lambda: 0)
+    assert "\n" not in str(caught.value)
+    assert ("beside weights and cache" in str(caught.value)) == (device == "cpu")
