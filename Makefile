@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml hatch_build.py $(shell find aquasim calibrate runtime scenarios -name '*.py' -o -name '*.toml' -o -name '*.json' -o -name '*.[ch]')
+SOURCES := pyproject.toml hatch_build.py $(shell find aquasim calibrate runtime scenarios -name '*.py' -o -name '*.toml' -o -name '*.json' -o -name '*.[ch]' -o -name '*.html' -o -name '*.css' -o -name '*.js')
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test plain check bench peer browser cluster clean
