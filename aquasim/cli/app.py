@@ -23,6 +23,7 @@ from aquasim.cli import (
 )
 from aquasim.cli.options import (
     AccelerateOption,
+    CsvOption,
     DeviceOption,
     JsonOption,
     OneSystemOption,
@@ -85,11 +86,12 @@ def compare(
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
+    csv: CsvOption = False,
 ) -> None:
     """Simulate several systems under one workload and print one table, best values marked."""
     from aquasim.cli.simulate import compare_command
 
-    compare_command(scenario, system or [], set_ or [], out, overwrite, json)
+    compare_command(scenario, system or [], set_ or [], out, overwrite, json, csv)
 
 
 @app.command()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aquasim.cli.options import JsonOption, ScenarioArg, SetOption, SystemOption
-from aquasim.cli.sweep import CsvOption, RayOption, WorkersOption
+from aquasim.cli.options import CsvOption, JsonOption, ScenarioArg, SetOption, SystemOption
+from aquasim.cli.sweep import RayOption, WorkersOption
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ SetOption = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Change one value: --set workload.arrivals.rate=2"),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
 SystemOption = Annotated[
     list[str] | None, typer.Option("--system", "-s", metavar="NAME", help="Only these systems.")
 ]

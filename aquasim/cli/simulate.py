@@ -42,16 +42,40 @@ def run_command(
 
 
 def compare_command(
-    name: str, systems: list[str], changes: list[str], out: Path | None, overwrite: bool, as_json: bool
+    name: str,
+    systems: list[str],
+    changes: list[str],
+    out: Path | None,
+    overwrite: bool,
+    as_json: bool,
+    as_csv: bool,
 ) -> None:
     """Simulate several systems under one workload and print one table."""
+    if as_json and as_csv:
+        raise UserError("--json and --csv: one of them")
     scenario = load_scenario(name, changes)
     chosen = systems or list(scenario.systems)
     results = simulate(scenario, chosen, out, overwrite)
     if as_json:
         print(json.dumps({"scenario": Path(name).stem, "systems": results}, indent=2))
+    elif as_csv:
+        _print_csv(results)
     else:
         _print_comparison(scenario, results)
+
+
+def _print_csv(results: dict[str, dict[str, Any]]) -> None:
+    """Print a row per system (and tenant): every single figure, nested ones by dotted names."""
+    import pandas as pd
+
+    rows = []
+    for name, summary in results.items():
+        tenants = summary.get("tenants")
+        if tenants is None:
+            rows.append({"system": name, **summary})
+        else:
+            rows += [{"system": name, "tenant": tenant, **each} for tenant, each in tenants.items()]
+    pd.json_normalize(rows).to_csv(sys.stdout, index=False)
 
 
 def _print_comparison(scenario: Scenario | ServerScenario, results: dict[str, dict[str, Any]]) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from aquasim.cli.options import JsonOption, SetOption, SystemOption
+from aquasim.cli.options import CsvOption, JsonOption, SetOption, SystemOption
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ WorkersOption = Annotated[
 RayOption = Annotated[
     str | None, typer.Option(metavar="ADDRESS", help="Run on this Ray cluster: HOST:PORT, or auto.")
 ]
-CsvOption = Annotated[bool, typer.Option("--csv", help="Print CSV instead of a table.")]
 
 
 def sweep(

@@ -1,5 +1,6 @@
 """The command line as users meet it: a process, its two streams, its exit code, and what it leaves behind."""
 
+import io
 import json
 import signal
 import subprocess
@@ -95,6 +96,16 @@ def test_version_is_the_packages() -> None:
     import aquasim as package
 
     assert good("--version").strip() == f"aquasim {package.__version__}"
+
+
+def test_compare_prints_the_same_figures_as_csv() -> None:
+    """A row per system, every figure of the JSON that is a number, under its dotted name; not both forms at once."""
+    found = pd.read_csv(io.StringIO(good("compare", *SMALL, "--csv"))).set_index("system")
+    shown = json.loads(good("compare", *SMALL, "--json"))["systems"]
+    assert list(found.index) == list(shown)
+    for name, summary in shown.items():
+        assert found.loc[name, "ttft_p99"] == pytest.approx(summary["ttft_p99"])
+        assert found.loc[name, "requests_done"] == summary["requests_done"]
 
 
 def test_compare_prints_documented_json() -> None:
