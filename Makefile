@@ -34,12 +34,12 @@ peer: $(VENV)/dev
 browser: $(VENV)/dev
 	command -v chromedriver > /dev/null || ! command -v apt-get > /dev/null || test "$$(id -u)" != 0 || \
 	  { apt-get update -q && apt-get install -y -q chromium chromium-driver; } || echo "no Chromium: its tests are skipped"
-	$(BIN)/python -c 'import selenium' 2> /dev/null || $(PIP) '.[browser]'
+	$(PIP) 'selenium>=4.20,<5' # as in the extra `browser`, without building the package again
 	$(BIN)/pytest tests/browser -m browser
 
 # Sweeps on a real Ray cluster: two nodes on this machine, which are gone afterwards.
 cluster: $(VENV)/dev
-	$(PIP) '.[cluster]'
+	$(PIP) 'ray>=2.30' # as in the extra `cluster`
 	$(BIN)/pytest tests/cluster -m cluster
 
 $(VENV)/python:
