@@ -14,12 +14,18 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import Any
 
+from aquasim.core.predictor import Predictor
 from aquasim.runtime.executor.executor import IDLE_S, Executor
 from aquasim.runtime.executor.leased import LeasedTier
 from aquasim.runtime.pager import Landed
 
 NAP_S = 2e-3
 """Between two looks at leases while rank 0 says nothing."""
+
+
+def _tables(predictor: Predictor | None) -> dict[str, Any] | None:
+    """Return tables as plain data: compiled ones cannot be sent as they are."""
+    return None if predictor is None else predictor.as_json()
 
 
 class RankLostError(RuntimeError):
@@ -59,7 +65,7 @@ class Leader:
         executor.transfers.everywhere = self._everywhere
         for tier in tiers:
             tier.resize = lambda name, blocks: self._resize(0, name, blocks)
-        self._tell("weigh", executor.now(), executor.scheduler.policy.predictor)
+        self._tell("weigh", executor.now(), _tables(executor.scheduler.policy.predictor))
 
     def upkeep(self) -> bool:
         """Hear what the other ranks have to say, then do what else is to do; say whether there was anything."""
@@ -167,7 +173,7 @@ class Follower:
                 id, tokens, max_tokens, options = words
                 executor.submit(id, tokens, max_tokens, **options)
             case "weigh":
-                executor.scheduler.policy.predictor = words[0]
+                executor.scheduler.policy.predictor = Predictor.from_json(words[0]) if words[0] else None
             case _:
                 assert what in ("abort", "decide", "resize_tier"), what
                 getattr(executor, what)(*words)

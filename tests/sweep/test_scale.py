@@ -28,7 +28,7 @@ machine.peer_gib = {kind = "linear", low = 1, high = 20}
 engine.kv_blocks = {kind = "integer", low = 300, high = 3000}
 """
 SUMMARISE = """
-import resource, sys, time
+import re, resource, sys, time
 sys.argv[1:] = ["sweep", "large.sweep.toml", "--out", "s"]
 started = time.monotonic()
 from aquasim.cli.app import main
@@ -36,7 +36,8 @@ try:
     main()
 finally:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    print(time.monotonic() - started, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, file=sys.stderr)
+    peak = re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())  # ru_maxrss begins with the parent's
+    print(time.monotonic() - started, used.ru_utime + used.ru_stime, int(peak[1]) * 1024, file=sys.stderr)
 """
 
 
