@@ -10,10 +10,12 @@ import typer
 
 from aquasim import __version__
 from aquasim.cli import (
+    calibrate,
     capacity,
     coordinator,
     donate,
     explore,
+    place,
     report,
     reproduce,
     serve,
@@ -35,6 +37,7 @@ from aquasim.cli.options import (
     SystemOption,
     WeightsOption,
 )
+from aquasim.cli.output import form_of
 from aquasim.errors import UserError
 
 app = typer.Typer(
@@ -54,6 +57,7 @@ def run(
     out: OutOption = None,
     overwrite: OverwriteOption = False,
     json: JsonOption = False,
+    csv: CsvOption = False,
     on: Annotated[str, typer.Option(metavar="simulation|hardware", help="Where to run it.")] = "simulation",
     weights: WeightsOption = None,
     device: DeviceOption = "auto",
@@ -64,18 +68,19 @@ def run(
     peers: PeersOption = None,
 ) -> None:
     """Run one system of a scenario: simulated, or a real model on this machine."""
+    form = form_of(json, csv)
     if on not in ("simulation", "hardware"):
         raise UserError(f"--on {on!r}: valid are simulation, hardware")
     if on == "hardware":
         from aquasim.cli.hardware import hardware_command
 
         hardware_command(
-            scenario, system, set_ or [], out, overwrite, json, weights, device, accelerate, check, peers
+            scenario, system, set_ or [], out, overwrite, form, weights, device, accelerate, check, peers
         )
         return
     from aquasim.cli.simulate import run_command
 
-    run_command(scenario, system, set_ or [], out, overwrite, json)
+    run_command(scenario, system, set_ or [], out, overwrite, form)
 
 
 @app.command()
@@ -91,15 +96,15 @@ def compare(
     """Simulate several systems under one workload and print one table, best values marked."""
     from aquasim.cli.simulate import compare_command
 
-    compare_command(scenario, system or [], set_ or [], out, overwrite, json, csv)
+    compare_command(scenario, system or [], set_ or [], out, overwrite, form_of(json, csv))
 
 
 @app.command()
-def scenarios(json: JsonOption = False) -> None:
+def scenarios(json: JsonOption = False, csv: CsvOption = False) -> None:
     """List the scenarios that ship with aquasim, with the question each one asks."""
     from aquasim.cli.simulate import scenarios_command
 
-    scenarios_command(json)
+    scenarios_command(form_of(json, csv))
 
 
 @app.command()
@@ -132,98 +137,24 @@ def schedule(
 
 
 @app.command()
-def calibrate(
-    device: Annotated[
-        str | None, typer.Option(metavar="cuda|cpu", help="What to measure; the GPU if there is one.")
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="Few and small sizes: minutes become seconds.")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", "-o", metavar="DIR", help="Folder to measure into and to go on in (--from: a file)."
-        ),
-    ] = None,
-    name: Annotated[str | None, typer.Option(metavar="NAME", help="The profile's name.")] = None,
-    budget: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="Stop after this long; a rerun goes on.")
-    ] = None,
-    from_: Annotated[
-        list[Path] | None,
-        typer.Option("--from", metavar="PATH", help="Fit to these files or folders instead of measuring."),
-    ] = None,
-    base: Annotated[
-        str | None, typer.Option(metavar="PROFILE", help="Take what was not measured from this profile.")
-    ] = None,
-    scenario: Annotated[
-        str | None,
-        typer.Option(metavar="SCENARIO", help="Measure our own engine with its model, for server local."),
-    ] = None,
-    set_: SetOption = None,
-    json: JsonOption = False,
-) -> None:
-    """Measure this machine, or read published timings, and fit a hardware profile."""
-    from aquasim.cli.calibrate import calibrate_command, from_command
-
-    if scenario is not None:
-        if from_ or out or name or base or budget is not None:
-            raise UserError("--scenario goes with --device, --quick, --set and --json only")
-        from aquasim.cli.calibrate_scenario import scenario_command
-
-        scenario_command(scenario, set_ or [], device, quick, json)
-    elif from_:
-        if device or quick or budget is not None:
-            raise UserError("--device, --quick and --budget are for measuring; --from fits what is there")
-        from_command(from_, name, out, base, json)
-    else:
-        calibrate_command(device, quick, out, name, budget, base, json)
-
-
-@app.command()
-def profiles(json: JsonOption = False) -> None:
+def profiles(json: JsonOption = False, csv: CsvOption = False) -> None:
     """List the hardware profiles that ship, what they were fitted to and how far off they are."""
     from aquasim.cli.profiles import profiles_command
 
-    profiles_command(json)
+    profiles_command(form_of(json, csv))
 
 
 @app.command()
-def place(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE", help="A TOML file (servers and models), or one that ships: aqua/s8-llm-donors."
-        ),
-    ],
-    json: JsonOption = False,
-    baseline: Annotated[
-        str | None,
-        typer.Option(metavar="random|greedy", help="Place without the solver, to compare."),
-    ] = None,
-    time_limit: Annotated[
-        float, typer.Option(metavar="SECONDS", help="Take the best placement found by then.")
-    ] = 60.0,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", metavar="FILE", help="Write the consumer-to-donor maps here, as JSON."),
-    ] = None,
-) -> None:
-    """Place jobs on servers so that spare memory is where it is needed, and pair consumers with donors."""
-    from aquasim.cli.place import place_command
-
-    place_command(file, json, baseline, time_limit, out)
-
-
-@app.command()
-def doctor(socket: coordinator.SocketOption = None, json: JsonOption = False) -> None:
+def doctor(socket: coordinator.SocketOption = None, json: JsonOption = False, csv: CsvOption = False) -> None:
     """Say which memory can be lent on this machine and how fast, and why not the rest."""
     from aquasim.cli.doctor import doctor_command
 
-    doctor_command(socket, json)
+    doctor_command(socket, form_of(json, csv))
 
 
 app.add_typer(coordinator.app, name="coordinator")
+app.command()(calibrate.calibrate)
+app.command()(place.place)
 app.command()(donate.donate)
 app.command()(validation.validate)
 app.command()(reproduce.reproduce)

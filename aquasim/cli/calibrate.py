@@ -3,14 +3,64 @@
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from aquasim.cli.options import CsvOption, JsonOption, SetOption
+from aquasim.cli.output import Form, emit, form_of
 from aquasim.errors import UserError
 
 
-def from_command(
-    paths: list[Path], name: str | None, out: Path | None, base: str | None, as_json: bool
+def calibrate(
+    device: Annotated[
+        str | None, typer.Option(metavar="cuda|cpu", help="What to measure; the GPU if there is one.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Few and small sizes: minutes become seconds.")
+    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="DIR", help="Folder to measure into and to go on in (--from: a file)."
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(metavar="NAME", help="The profile's name.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Stop after this long; a rerun goes on.")
+    ] = None,
+    from_: Annotated[
+        list[Path] | None,
+        typer.Option("--from", metavar="PATH", help="Fit to these files or folders instead of measuring."),
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(metavar="PROFILE", help="Take what was not measured from this profile.")
+    ] = None,
+    scenario: Annotated[
+        str | None,
+        typer.Option(metavar="SCENARIO", help="Measure our own engine with its model, for server local."),
+    ] = None,
+    set_: SetOption = None,
+    json: JsonOption = False,
+    csv: CsvOption = False,
 ) -> None:
+    """Measure this machine, or read published timings, and fit a hardware profile."""
+    form = form_of(json, csv)
+    if scenario is not None:
+        if from_ or out or name or base or budget is not None:
+            raise UserError("--scenario goes with --device, --quick, --set, --json and --csv only")
+        from aquasim.cli.calibrate_scenario import scenario_command
+
+        scenario_command(scenario, set_ or [], device, quick, form)
+    elif from_:
+        if device or quick or budget is not None:
+            raise UserError("--device, --quick and --budget are for measuring; --from fits what is there")
+        from_command(from_, name, out, base, form)
+    else:
+        calibrate_command(device, quick, out, name, budget, base, form)
+
+
+def from_command(paths: list[Path], name: str | None, out: Path | None, base: str | None, form: Form) -> None:
     """Fit a profile to tables and sample files, and print how far off it is."""
     from aquasim.calibrate.assemble import build_profile
     from aquasim.calibrate.importers import read_paths
@@ -24,7 +74,7 @@ def from_command(
     samples, notes = read_paths(paths)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
-    save(build_profile(name, by_operator(samples), other), target, as_json)
+    save(build_profile(name, by_operator(samples), other), target, form)
 
 
 def base_profile(name: str | None) -> Any:
@@ -47,7 +97,7 @@ def _check_target(target: Path) -> None:
         raise UserError(f"--out {target}: not a file in an existing folder")
 
 
-def save(block: dict[str, Any], target: Path, as_json: bool) -> None:
+def save(block: dict[str, Any], target: Path, form: Form) -> None:
     """Write a profile, check that it can be read back, and print its residuals."""
     from aquasim.calibrate.published import profile_text, residuals
     from aquasim.hardware.profile import load_profile
@@ -60,11 +110,17 @@ def save(block: dict[str, Any], target: Path, as_json: bool) -> None:
     except OSError as error:
         raise UserError(f"{target}: cannot be written: {error.strerror}") from None
     found = residuals(block)
-    if as_json:
-        print(json.dumps({"profile": str(target), "residuals": found}, indent=2))
-        return
-    _print_residuals(found)
-    print(target)
+
+    def table() -> None:
+        _print_residuals(found)
+        print(target)
+
+    emit(
+        form,
+        lambda: {"profile": str(target), "residuals": found},
+        lambda: ({"fitted": name, **row} for name, row in found.items()),
+        table,
+    )
 
 
 def _print_residuals(found: dict[str, dict[str, Any]]) -> None:
@@ -88,7 +144,7 @@ def calibrate_command(
     name: str | None,
     budget: float | None,
     base: str | None,
-    as_json: bool,
+    form: Form,
 ) -> None:
     """Measure this machine into a folder, fit a profile to what is there, and say how far off it is."""
     from aquasim.calibrate.assemble import build_profile
@@ -115,7 +171,7 @@ def calibrate_command(
         samples, _ = read_paths([folder / "samples"])
         block = build_profile(called, by_operator(samples), other)
         _save_thresholds(block, folder / "copy_thresholds.json")
-        save(block, folder / f"{called}.json", as_json)
+        save(block, folder / f"{called}.json", form)
     else:
         print(f"stopped after {budget:g} s; {_how_to_go_on(folder)}", file=sys.stderr)
 

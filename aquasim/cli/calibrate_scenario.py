@@ -1,14 +1,14 @@
 """`calibrate --scenario`: measure this machine with a scenario's model in our own engine, and keep the profile."""
 
-import json
 import sys
 from typing import Any
 
+from aquasim.cli.output import Form, emit
 from aquasim.errors import UserError
 from aquasim.scenario import ServerScenario, load_scenario
 
 
-def scenario_command(name: str, changes: list[str], device: str | None, quick: bool, as_json: bool) -> None:
+def scenario_command(name: str, changes: list[str], device: str | None, quick: bool, form: Form) -> None:
     """Measure, store in the user's cache, and print where, the hash and how far off the fits are."""
     from aquasim.cli.validate_hardware import need_torch
 
@@ -31,13 +31,20 @@ def scenario_command(name: str, changes: list[str], device: str | None, quick: b
     with CalibrationBar() as bar:
         path = calibrate_local(model, ranges, kind_of(options), quick=quick, show=bar.show)
     block = load_profile(path).blocks
-    _report({"profile": str(path), "sha256": digest(block), "engine": block["runtime"]}, as_json)
+    _report({"profile": str(path), "sha256": digest(block), "engine": block["runtime"]}, form)
 
 
-def _report(found: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(found, indent=2))
-        return
+def _report(found: dict[str, Any], form: Form) -> None:
+    parts = {name: part["residual"] for name, part in found["engine"].items() if "residual" in part}
+    emit(
+        form,
+        lambda: found,
+        lambda: ({"fitted": name, **off} for name, off in parts.items()),
+        lambda: _print(found),
+    )
+
+
+def _print(found: dict[str, Any]) -> None:
     off = found["engine"]["step"]["residual"]
     print(
         f"iterations: {off['rows_fitted']} measured, {off['median']:.1%} off (median), 90 % within {off['p90']:.1%}",

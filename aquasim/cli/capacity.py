@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aquasim.cli.options import CsvOption, JsonOption, ScenarioArg, SetOption, SystemOption
+from aquasim.cli.output import Form, emit, form_of
 from aquasim.cli.sweep import RayOption, WorkersOption
 from aquasim.errors import UserError
 
@@ -62,6 +63,7 @@ def capacity(
     from aquasim.sweep.limits import Judge, parse_slo
     from aquasim.sweep.limits import capacity as find
 
+    form = form_of(json, csv)
     base, systems, bounds = _setting(scenario, set_ or [], system or [], slo or [], parse_slo)
     knob = rate_knob(base) if key is None else key_knob(base, key)
     knob = replace(knob, scale=replace(knob.scale, precision=precision))
@@ -71,7 +73,7 @@ def capacity(
             for each in systems
         ]
     rows = [_row("capacity", limit) for limit in limits]
-    _print("capacity", rows, bounds, seeds, confidence, knob.about, json, csv)
+    _print("capacity", rows, bounds, seeds, confidence, knob.about, form)
 
 
 def size(
@@ -91,6 +93,7 @@ def size(
     from aquasim.sweep.knobs import size_knobs
     from aquasim.sweep.limits import Judge, least, parse_slo
 
+    form = form_of(json, csv)
     base, systems, bounds = _setting(scenario, set_ or [], system or [], slo or [], parse_slo)
     rows = []
     with _evaluator(base, workers, ray, out, "size") as evaluator:
@@ -101,7 +104,7 @@ def size(
                     continue
                 judge = Judge(base, each, found.knob, bounds, _seeds(base, seeds), confidence, evaluator)
                 rows.append(_row(found.name, least(judge, found)))
-    _print("size", rows, bounds, seeds, confidence, "", json, csv)
+    _print("size", rows, bounds, seeds, confidence, "", form)
 
 
 def _setting(
@@ -193,25 +196,17 @@ def _print(
     seeds: int,
     confidence: float,
     about: str,
-    as_json: bool,
-    as_csv: bool,
+    form: Form,
 ) -> None:
-    from aquasim.cli.sweep_tables import print_csv, print_json
     from aquasim.sweep.words import rule_of
 
-    if as_json and as_csv:
-        raise UserError("--json and --csv: one of them")
-    rule = rule_of(seeds, confidence)
-    if as_json:
-        print_json(
-            {"slo": [bound.text for bound in bounds], "rule": rule, "confidence": confidence, what: rows}
-        )
-    elif as_csv:
-        import pandas as pd
-
-        print_csv(pd.DataFrame(rows).drop(columns="tried"))
-    else:
-        _print_table(what, rows, " and ".join(bound.text for bound in bounds), rule, about)
+    slo, rule = [bound.text for bound in bounds], rule_of(seeds, confidence)
+    emit(
+        form,
+        lambda: {"slo": slo, "rule": rule, "confidence": confidence, what: rows},
+        lambda: ({key: value for key, value in row.items() if key != "tried"} for row in rows),
+        lambda: _print_table(what, rows, " and ".join(slo), rule, about),
+    )
 
 
 def _print_table(what: str, rows: list[dict[str, Any]], slo: str, rule: str, about: str) -> None:

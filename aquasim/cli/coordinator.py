@@ -2,12 +2,14 @@
 
 import logging
 import sys
-from json import dumps, loads
+from json import loads
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from aquasim.cli.options import CsvOption, JsonOption
+from aquasim.cli.output import emit, form_of
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,20 +73,29 @@ def coordinator(
 def status(
     context: typer.Context,
     socket: SocketOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    json: JsonOption = False,
+    csv: CsvOption = False,
     metrics: Annotated[bool, typer.Option("--metrics", help="Print Prometheus metrics.")] = False,
 ) -> None:
     """Show leases, donors and consumers; changes nothing."""
     from aquasim.runtime.coordinator import default_socket, query
 
+    form = form_of(json, csv)
+    if metrics and form != "table":
+        raise UserError(f"--metrics and --{form}: one of them")
     path = socket or context.obj or default_socket()
     text = query(path, "metrics" if metrics else "status")
-    if json:
-        print(dumps(loads(text), indent=2))
-    elif metrics:
+    if metrics:
         print(text, end="")
-    else:
-        _print(text)
+        return
+    seen = loads(text)
+    emit(form, lambda: seen, lambda: _rows(seen), lambda: _print(seen))
+
+
+def _rows(seen: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for everything that the tables show."""
+    kinds = ("donors", "consumers", "extents")
+    return [{"kind": kind.removesuffix("s"), **row} for kind in kinds for row in seen[kind]]
 
 
 def _pairs(texts: list[str]) -> dict[str, tuple[str, ...]]:
@@ -115,10 +126,9 @@ def _map(file: Path, server: int) -> dict[str, tuple[str, ...]]:
     return {f"gpu{consumer}": donors for consumer, donors in pairs.items()}
 
 
-def _print(text: str) -> None:
+def _print(seen: dict[str, Any]) -> None:
     from rich.console import Console
 
-    seen = loads(text)
     console = Console()
     for title, columns, key in (("donors", _DONORS, "donors"), ("consumers", _CONSUMERS, "consumers")):
         console.print(_table(title, columns, seen[key]) if seen[key] else f"no {title}")

@@ -1,21 +1,19 @@
 """`aquasim doctor`: what of the runtime works on this machine, and why not the rest."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
+from aquasim.cli.output import Form, emit
 
-def doctor_command(socket: Path | None, as_json: bool) -> None:
+
+def doctor_command(socket: Path | None, form: Form) -> None:
     """Examine, print, and exit with 0 if memory can be lent here by at least one back end, else 1."""
     from aquasim.runtime.coordinator import default_socket
     from aquasim.runtime.peers.doctor import examine
 
     found = examine(socket or default_socket())
-    if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        _print(found)
+    emit(form, lambda: found, lambda: found["arenas"], lambda: _print(found))
     sys.exit(0 if any(arena["works"] for arena in found["arenas"]) else 1)
 
 

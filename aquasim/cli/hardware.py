@@ -1,6 +1,5 @@
 """`run --on hardware`: a scenario's system with a real model on this machine."""
 
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aquasim.cli.simulate import check_target, save_run
+from aquasim.cli.output import Form
+from aquasim.cli.simulate import check_target, print_run, save_run
 from aquasim.cli.validate_hardware import need_torch
 from aquasim.errors import UserError
 from aquasim.scenario import ServerScenario, load_scenario
@@ -26,7 +26,7 @@ def hardware_command(
     changes: list[str],
     out: Path | None,
     overwrite: bool,
-    as_json: bool,
+    form: Form,
     weights: Path | None,
     device: str,
     accelerate: float,
@@ -55,12 +55,7 @@ def hardware_command(
     for note in run.meta["notes"]:
         print(f"note: {note}", file=sys.stderr)
     print(f"{run.meta['device']}, {run.meta['dtype']}, weights {run.meta['weights']}", file=sys.stderr)
-    if as_json:
-        print(json.dumps({"scenario": Path(name).stem, "system": chosen, **summary}, indent=2))
-    else:
-        from aquasim.cli.tables import print_summary
-
-        print_summary(scenario, chosen, summary)
+    print_run(scenario, Path(name).stem, chosen, summary, form)
 
 
 @contextmanager

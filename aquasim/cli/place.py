@@ -8,8 +8,12 @@ from contextlib import contextmanager, nullcontext
 from itertools import groupby
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from aquasim.cli.options import CsvOption, JsonOption
+from aquasim.cli.output import Form, emit, form_of
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,8 +21,33 @@ if TYPE_CHECKING:
     from aquasim.place.plan import Server
 
 
+def place(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE", help="A TOML file (servers and models), or one that ships: aqua/s8-llm-donors."
+        ),
+    ],
+    json: JsonOption = False,
+    csv: CsvOption = False,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="random|greedy", help="Place without the solver, to compare."),
+    ] = None,
+    time_limit: Annotated[
+        float, typer.Option(metavar="SECONDS", help="Take the best placement found by then.")
+    ] = 60.0,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="FILE", help="Write the consumer-to-donor maps here, as JSON."),
+    ] = None,
+) -> None:
+    """Place jobs on servers so that spare memory is where it is needed, and pair consumers with donors."""
+    place_command(file, form_of(json, csv), baseline, time_limit, out)
+
+
 def place_command(
-    file: Path, as_json: bool, baseline: str | None, time_limit_s: float, out: Path | None
+    file: Path, form: Form, baseline: str | None, time_limit_s: float, out: Path | None
 ) -> None:
     """Place a file's jobs, print the plan beside the other methods', and write the coordinators' maps."""
     from aquasim.place import METHODS, load_problem
@@ -37,10 +66,12 @@ def place_command(
     shown = {name: plans[name] for name in METHODS if name in plans}
     if out is not None:
         _write_maps(plan, out)
-    if as_json:
-        _print_json(plan, shown)
-    else:
-        _print_plan(problem, plan, shown)
+    emit(
+        form,
+        lambda: _document(plan, shown),
+        lambda: ({"method": name, **row} for name, row in _compared(shown).items()),
+        lambda: _print_plan(problem, plan, shown),
+    )
 
 
 def _shipped(file: Path) -> Path:
@@ -104,12 +135,18 @@ def _write_maps(plan: "Plan", out: Path) -> None:
         raise UserError(f"--out {out}: cannot be written: {error.strerror}") from None
 
 
-def _print_json(plan: "Plan", shown: dict[str, "Plan | None"]) -> None:
+def _document(plan: "Plan", shown: dict[str, "Plan | None"]) -> dict[str, Any]:
+    from aquasim.place.plan import document
+
+    return {**document(plan), "compared": {name: row or None for name, row in _compared(shown).items()}}
+
+
+def _compared(shown: dict[str, "Plan | None"]) -> dict[str, dict[str, Any]]:
+    """Return each method's figures; none where it failed."""
     from aquasim.place.plan import document
 
     keys = ("objective_gib", "max_surplus_gib", "max_imbalance_gpus", "paired_gpus", "lent_gib")
-    rows = {name: None if p is None else {key: document(p)[key] for key in keys} for name, p in shown.items()}
-    print(json.dumps({**document(plan), "compared": rows}, indent=2))
+    return {name: {} if p is None else {key: document(p)[key] for key in keys} for name, p in shown.items()}
 
 
 def _print_plan(problem: "Problem", plan: "Plan", shown: dict[str, "Plan | None"]) -> None:

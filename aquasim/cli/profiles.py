@@ -1,18 +1,21 @@
 """`profiles`: what hardware profiles ship, what they were fitted to, how far off they are."""
 
-import json
 from typing import Any
 
+from aquasim.cli.output import Form, emit
 
-def profiles_command(as_json: bool) -> None:
+
+def profiles_command(form: Form) -> None:
     """List the profiles that ship: what they describe, what they were fitted to, how far off they are."""
     from aquasim.hardware.profile import profile_names
 
     rows = {name: _summary(name) for name in profile_names()}
-    if as_json:
-        print(json.dumps(rows, indent=2))
-    else:
-        _print_profiles(rows)
+    emit(
+        form,
+        lambda: rows,
+        lambda: ({"profile": name, **row} for name, row in rows.items()),
+        lambda: _print_profiles(rows),
+    )
 
 
 OPERATORS = ("gemm", "decode_attention", "prefill_attention", "mixed_attention", "all_reduce", "elementwise")

@@ -1,6 +1,5 @@
 """`reproduce`: a paper's evaluation run again, claim by claim."""
 
-import json
 import os
 import platform
 import sys
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aquasim import __version__
-from aquasim.cli.options import JsonOption
+from aquasim.cli.options import CsvOption, JsonOption
+from aquasim.cli.output import Form, emit, form_of
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -36,13 +36,14 @@ def reproduce(
         int | None, typer.Option(min=1, metavar="N", help="Processes; the machine's cores, at most 8.")
     ] = None,
     json: JsonOption = False,
+    csv: CsvOption = False,
 ) -> None:
     """Run a paper's evaluation again and set its claims beside what is simulated."""
-    reproduce_command(paper, only or [], out, workers, json)
+    reproduce_command(paper, only or [], out, workers, form_of(json, csv))
 
 
 def reproduce_command(
-    paper: str, claims: list[str], out: Path | None, workers: int | None, as_json: bool
+    paper: str, claims: list[str], out: Path | None, workers: int | None, form: Form
 ) -> None:
     """Simulate what the claims need, print the table, and write report and figures if asked."""
     if paper not in PAPERS:
@@ -53,10 +54,16 @@ def reproduce_command(
     started = time.monotonic()
     findings = _find(chosen, count)
     about = _about(paper, claims, count, time.monotonic() - started)
-    if as_json:
-        print(json.dumps({"title": title, **about, "claims": [f.as_json() for f in findings]}, indent=1))
-    else:
-        _print(title, findings, about)
+    emit(
+        form,
+        lambda: {"title": title, **about, "claims": [f.as_json() for f in findings]},
+        lambda: (
+            {"claim": f.key, "title": f.title, "paper": f.paper, "range": f.over, **row}
+            for f in findings
+            for row in f.as_json()["simulated"]
+        ),
+        lambda: _print(title, findings, about),
+    )
     if out is not None:
         _write(out, title, findings, about)
 

@@ -1,6 +1,5 @@
 """`run`, `compare` and `scenarios`."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable
@@ -8,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aquasim.cli.output import Form, emit
 from aquasim.errors import UserError
 from aquasim.scenario import load_scenario, scenario_names
 from aquasim.scenario.load import find
@@ -26,19 +26,31 @@ def run_command(
     changes: list[str],
     out: Path | None,
     overwrite: bool,
-    as_json: bool,
+    form: Form,
 ) -> None:
     """Simulate one system, print its summary, and write its records if asked."""
     scenario = load_scenario(name, changes)
     chosen = system or scenario.baseline or next(iter(scenario.systems))
     results = simulate(scenario, [chosen], out, overwrite, single=True)
-    summary = results[chosen]
-    if as_json:
-        print(json.dumps({"scenario": Path(name).stem, "system": chosen, **summary}, indent=2))
-    else:
+    print_run(scenario, Path(name).stem, chosen, results[chosen], form)
+
+
+def print_run(
+    scenario: Scenario | ServerScenario, name: str, system: str, summary: dict[str, Any], form: Form
+) -> None:
+    """Print what one system did."""
+
+    def table() -> None:
         from aquasim.cli.tables import print_summary
 
-        print_summary(scenario, chosen, summary)
+        print_summary(scenario, system, summary)
+
+    emit(
+        form,
+        lambda: {"scenario": name, "system": system, **summary},
+        lambda: _rows({system: summary}),
+        table,
+    )
 
 
 def compare_command(
@@ -47,35 +59,30 @@ def compare_command(
     changes: list[str],
     out: Path | None,
     overwrite: bool,
-    as_json: bool,
-    as_csv: bool,
+    form: Form,
 ) -> None:
     """Simulate several systems under one workload and print one table."""
-    if as_json and as_csv:
-        raise UserError("--json and --csv: one of them")
     scenario = load_scenario(name, changes)
     chosen = systems or list(scenario.systems)
     results = simulate(scenario, chosen, out, overwrite)
-    if as_json:
-        print(json.dumps({"scenario": Path(name).stem, "systems": results}, indent=2))
-    elif as_csv:
-        _print_csv(results)
-    else:
-        _print_comparison(scenario, results)
+    emit(
+        form,
+        lambda: {"scenario": Path(name).stem, "systems": results},
+        lambda: _rows(results),
+        lambda: _print_comparison(scenario, results),
+    )
 
 
-def _print_csv(results: dict[str, dict[str, Any]]) -> None:
-    """Print a row per system (and tenant): every single figure, nested ones by dotted names."""
-    import pandas as pd
-
-    rows = []
+def _rows(results: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a row per system (and tenant): every single figure."""
+    rows: list[dict[str, Any]] = []
     for name, summary in results.items():
         tenants = summary.get("tenants")
         if tenants is None:
             rows.append({"system": name, **summary})
         else:
             rows += [{"system": name, "tenant": tenant, **each} for tenant, each in tenants.items()]
-    pd.json_normalize(rows).to_csv(sys.stdout, index=False)
+    return rows
 
 
 def _print_comparison(scenario: Scenario | ServerScenario, results: dict[str, dict[str, Any]]) -> None:
@@ -168,7 +175,7 @@ def save_run(run: Any, target: Path, overwrite: bool) -> None:
         raise UserError(f"--out {target}: cannot be written: {reason}") from None
 
 
-def scenarios_command(as_json: bool) -> None:
+def scenarios_command(form: Form) -> None:
     """List the shipped scenarios."""
     rows = {}
     for name in scenario_names():
@@ -180,9 +187,10 @@ def scenarios_command(as_json: bool) -> None:
             "systems": list(scenario.systems),
             "file": str(find(name)),
         }
-    if as_json:
-        print(json.dumps(rows, indent=2))
-    else:
+
+    def table() -> None:
         from aquasim.cli.tables import print_scenarios
 
         print_scenarios(rows)
+
+    emit(form, lambda: rows, lambda: ({"scenario": name, **row} for name, row in rows.items()), table)

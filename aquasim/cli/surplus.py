@@ -1,13 +1,13 @@
 """`surplus`: what a GPU can lend under a model and a load, or lacks."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from aquasim.cli.options import JsonOption
+from aquasim.cli.options import CsvOption, JsonOption
+from aquasim.cli.output import Form, emit, form_of
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -58,9 +58,10 @@ def surplus(
         Path | None, typer.Option(metavar="FILE.csv", help="A measured sweep: batch,tokens_per_s,kv_gib.")
     ] = None,
     json: JsonOption = False,
+    csv: CsvOption = False,
 ) -> None:
     """Say how many GiB each GPU can lend under a model and a load, or lacks."""
-    surplus_command(model, profile, tp, prompt, output, rate, sweep, json)
+    surplus_command(model, profile, tp, prompt, output, rate, sweep, form_of(json, csv))
 
 
 def surplus_command(
@@ -71,7 +72,7 @@ def surplus_command(
     output: int,
     rate: float | None,
     sweep_file: Path | None,
-    as_json: bool,
+    form: Form,
 ) -> None:
     """Sweep (simulated, or as measured), judge, and print one signed number of GiB per GPU."""
     from aquasim.hardware.profile import load_profile
@@ -90,10 +91,12 @@ def surplus_command(
         raise
     except ValueError as error:
         raise UserError(str(error)) from None
-    if as_json:
-        print(json.dumps({"model": found.name, "profile": gpu.name, "tp": tp, **document}, indent=2))
-    else:
-        _print(found.name, gpu.title, tp, document, rate, words)
+    emit(
+        form,
+        lambda: {"model": found.name, "profile": gpu.name, "tp": tp, **document},
+        lambda: document["points"],
+        lambda: _print(found.name, gpu.title, tp, document, rate, words),
+    )
 
 
 def _find(model: str) -> "Model | Producer":

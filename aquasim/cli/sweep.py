@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aquasim.cli.options import CsvOption, JsonOption, SetOption, SystemOption
+from aquasim.cli.output import Form, emit, form_of
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -68,18 +69,17 @@ def sweep(
 
     if table not in TABLES:
         raise UserError(f"--table {table}: valid are {', '.join(TABLES)}")
-    if json and csv:
-        raise UserError("--json and --csv: one of them")
+    form = form_of(json, csv)
     path = find_sweep(file)
     changes = tuple(parse_change(each) for each in set_ or [])
     given = Overrides(
         tuple(system or ()), changes, seeds, tuple(objective or ()), tuple(constraint or ()), trials
     )
     plan = load_sweep(path, given)
-    more = ("*",) if table == "points" and (json or csv) else _metrics(plan, metric or [])
+    more = ("*",) if table == "points" and form != "table" else _metrics(plan, metric or [])
     folder = out or Path("sweeps") / (re.sub(r"[^A-Za-z0-9._-]|^\.+", "_", plan.name) or "_")
     outcome, seconds = _run(plan, folder, workers, ray, retry_failed, more)
-    _print(outcome, folder, seconds, table, json, csv)
+    _print(outcome, folder, seconds, table, form)
 
 
 def _metrics(plan: Any, names: list[str]) -> tuple[str, ...]:
@@ -106,35 +106,39 @@ def _run(
     return outcome, time.monotonic() - started
 
 
-def _print(outcome: "Outcome", folder: Path, seconds: float, table: str, as_json: bool, as_csv: bool) -> None:
-    from aquasim.cli.sweep_tables import print_csv, print_json, records
+def _print(outcome: "Outcome", folder: Path, seconds: float, table: str, form: Form) -> None:
+    from aquasim.cli.sweep_tables import records
+
+    emit(
+        form,
+        lambda: _document(outcome, folder, seconds, table),
+        lambda: records(_table(outcome.results, table)),
+        lambda: _print_table(outcome, folder, seconds),
+    )
+
+
+def _document(outcome: "Outcome", folder: Path, seconds: float, table: str) -> dict[str, Any]:
+    from aquasim.cli.sweep_tables import records
 
     results = outcome.results
-    if as_csv:
-        print_csv(_table(results, table))
-    elif as_json:
-        best, nearest = results.best, results.nearest
-        print_json(
-            {
-                "sweep": results.sweep.name,
-                "scenario": results.sweep.base.name,
-                "folder": str(folder),
-                "points": len(results.points),
-                "simulated": outcome.ran,
-                "stored": outcome.found,
-                "failed": len(results.failures),
-                "cpu_s": round(outcome.cpu_s, 3),
-                "seconds": round(seconds, 3),
-                "objectives": [each.text for each in results.sweep.objectives],
-                "constraints": [each.text for each in results.sweep.constraints],
-                "confidence": results.sweep.file.confidence,
-                "best": None if best is None else records(best.to_frame().T)[0],
-                "nearest": None if nearest is None else records(nearest.to_frame().T)[0],
-                table: records(_table(results, table)),
-            }
-        )
-    else:
-        _print_table(outcome, folder, seconds)
+    best, nearest = results.best, results.nearest
+    return {
+        "sweep": results.sweep.name,
+        "scenario": results.sweep.base.name,
+        "folder": str(folder),
+        "points": len(results.points),
+        "simulated": outcome.ran,
+        "stored": outcome.found,
+        "failed": len(results.failures),
+        "cpu_s": round(outcome.cpu_s, 3),
+        "seconds": round(seconds, 3),
+        "objectives": [each.text for each in results.sweep.objectives],
+        "constraints": [each.text for each in results.sweep.constraints],
+        "confidence": results.sweep.file.confidence,
+        "best": None if best is None else records(best.to_frame().T)[0],
+        "nearest": None if nearest is None else records(nearest.to_frame().T)[0],
+        table: records(_table(results, table)),
+    }
 
 
 def _table(results: "Results", name: str) -> "pd.DataFrame":

@@ -1,10 +1,9 @@
 """Tables of sweeps and bisections on a terminal, as JSON and as CSV, and their progress."""
 
-import json
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -74,16 +73,6 @@ def clean(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def print_json(document: Mapping[str, Any]) -> None:
-    """Print JSON."""
-    print(json.dumps(document, indent=1, default=str))
-
-
-def print_csv(table: "pd.DataFrame") -> None:
-    """Print a table as CSV."""
-    table.to_csv(sys.stdout, index=False)
 
 
 def shown(text: str) -> str:

@@ -1,11 +1,11 @@
 """`validate`: replays measured runs and prints how far the simulator is off."""
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aquasim.cli.output import Form, emit
 from aquasim.cli.progress import Bar
 from aquasim.errors import UserError
 
@@ -17,7 +17,7 @@ MOST_PARTS = 60
 """Rows of a table of runs; larger datasets are shown by group."""
 
 
-def validate_command(datasets: list[Path], as_json: bool, plot: Path | None, every: bool) -> None:
+def validate_command(datasets: list[Path], form: Form, plot: Path | None, every: bool) -> None:
     """Replay every run of every dataset; print errors by run and in sum, or JSON."""
     from aquasim.calibrate.validate.errors import sums
     from aquasim.calibrate.validate.readers import read_dataset
@@ -35,12 +35,14 @@ def validate_command(datasets: list[Path], as_json: bool, plot: Path | None, eve
         left = [entry for entry in entries if not isinstance(entry, MeasuredRun)] + left
         found += here
         skipped += left
-        if not as_json:
+        if form == "table":
             _print_dataset(here, left, every)
-    if as_json:
-        print(json.dumps(_document(found, sums(found), skipped), indent=1))
-    elif len(read) > 1:
-        _print_sums("all datasets", sums(found))
+    emit(
+        form,
+        lambda: _document(found, sums(found), skipped),
+        lambda: (error._asdict() for error in found),
+        lambda: _print_sums("all datasets", sums(found) if len(read) > 1 else []),
+    )
 
 
 def _replay(
@@ -127,6 +129,8 @@ def _has_median(columns: list[tuple[str, str]], column: tuple[str, str]) -> bool
 
 
 def _print_sums(name: str, summed: list["Sum"]) -> None:
+    if not summed:
+        return
     from rich.console import Console
     from rich.table import Table
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from aquasim.cli.output import Form, emit
 from aquasim.cli.simulate import check_target, save_run
 from aquasim.errors import UserError
 from aquasim.scenario import Scenario, ServerScenario, load_scenario
@@ -24,7 +25,7 @@ class Wishes(NamedTuple):
     repeats: int
     out: Path | None
     overwrite: bool
-    as_json: bool
+    form: Form
     weights: Path | None
     device: str
     accelerate: float
@@ -51,10 +52,7 @@ def hardware_command(name: str, wishes: Wishes) -> int:
     if wishes.out is not None:
         _write(wishes.out / "validation.json", document)
         _write(wishes.out / "profile.json", study.profile.blocks)
-    if wishes.as_json:
-        print(json.dumps(document, indent=1))
-    else:
-        _print(found, study)
+    emit(wishes.form, lambda: document, lambda: document["figures"], lambda: _print(found, study))
     return 1 if not study.replayed or (wishes.strict and document["missed"]) else 0
 
 

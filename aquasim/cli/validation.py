@@ -6,7 +6,15 @@ from typing import Annotated
 
 import typer
 
-from aquasim.cli.options import AccelerateOption, DeviceOption, JsonOption, SetOption, WeightsOption
+from aquasim.cli.options import (
+    AccelerateOption,
+    CsvOption,
+    DeviceOption,
+    JsonOption,
+    SetOption,
+    WeightsOption,
+)
+from aquasim.cli.output import form_of
 from aquasim.errors import UserError
 
 
@@ -16,6 +24,7 @@ def validate(
         typer.Argument(metavar="DATASET...", help="Folders of measured runs; --on hardware: SCENARIO."),
     ],
     json: JsonOption = False,
+    csv: CsvOption = False,
     plot: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Draw measured against simulated distributions there.")
     ] = None,
@@ -51,10 +60,11 @@ def validate(
     ] = False,
 ) -> None:
     """Set simulated figures beside measured ones: of published serving runs, or of this machine (--on hardware)."""
+    form = form_of(json, csv)
     if on is None:
         from aquasim.cli.validate import validate_command
 
-        validate_command(datasets, json, plot, every)
+        validate_command(datasets, form, plot, every)
         return
     if on != "hardware" or len(datasets) != 1:
         raise UserError(f"validate --on {on}: write validate SCENARIO --on hardware, with one scenario")
@@ -62,6 +72,6 @@ def validate(
 
     chosen = [name for name in (systems or "").split(",") if name]
     wishes = Wishes(
-        chosen, set_ or [], repeats, out, overwrite, json, weights, device, accelerate, peers, clock, strict
+        chosen, set_ or [], repeats, out, overwrite, form, weights, device, accelerate, peers, clock, strict
     )
     sys.exit(hardware_command(str(datasets[0]), wishes))

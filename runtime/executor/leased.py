@@ -28,7 +28,8 @@ class LeasedTier:
     An extent that must be left: the tier shrinks by its blocks, the scheduler moves or drops what is too much, what
     remains on it moves to other extents, and it is given back. One that may not be written to any more (its lease was
     not renewed: the coordinator is away) is copied to memory of our own first; reading it stays allowed. That memory
-    is given up again as extents come that hold as much.
+    is given up again as extents come that hold as much. A page-out decided for extents that all must be left by the
+    time it starts goes to memory of our own too, until the tier has shrunk.
     """
 
     def __init__(
@@ -55,6 +56,8 @@ class LeasedTier:
         self._spare = 0
         """Blocks of extents that came since, and that none of our own has made way for yet."""
         self._retired = 0
+        self._arenas = 0
+        """Arenas of our own that there ever were."""
         executor.upkeep = self.upkeep
         executor.transfers.may_start = self.may_start
 
@@ -88,9 +91,9 @@ class LeasedTier:
             return True
         self._follow()
         targets = [block for _, blocks in pages for block in blocks]
-        return self._slots.steer(targets, self._leaving) and all(
-            self.client.may_write(mapped) for mapped, _ in self._held.values()
-        )
+        if not self._slots.steer(targets, self._leaving):
+            self._stand_in(targets)
+        return all(self.client.may_write(mapped) for mapped, _ in self._held.values())
 
     def upkeep(self) -> bool:
         """Take up what came, leave what must be left; say whether anything changed."""
@@ -149,13 +152,29 @@ class LeasedTier:
         for name in lapsed:
             mapped, count = self._held.pop(name)
             arena = self._spill(max(1, count) * self._slots.block_bytes)
-            own = f"own{self.spilt}"
+            own = self._own_name()
             self._own[own] = (arena, self._slots.add(own, arena.ptr, count * self._slots.block_bytes))
             self._follow()
             self._pager.empty(self.name, name, self._worth())
             self.spilt += 1
             self.client.emptied(mapped)
         return bool(lapsed)
+
+    def _stand_in(self, targets: list[int]) -> None:
+        """Give blocks that have no place but on extents to be left one in memory of our own, for as long as it takes.
+
+        The tier cannot shrink before their transfer has landed: it must go somewhere.
+        """
+        name = self._own_name()
+        arena = self._spill(len(targets) * self._slots.block_bytes)
+        self._slots.add(name, arena.ptr, len(targets) * self._slots.block_bytes)
+        steered = self._slots.steer(targets, self._leaving)
+        assert steered, targets
+        self._leaving[name] = (arena, 0)
+
+    def _own_name(self) -> str:
+        self._arenas += 1
+        return f"own{self._arenas}"
 
     def _empty(self) -> bool:
         """Give back extents that must be left, once the tier is small enough."""

@@ -4,19 +4,20 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from processes import eventually, spawn
 
-from aquasim.core import Limits, Scheduler, make_policy
+from aquasim.core import Limits, Scheduler, Transfer, make_policy
 from aquasim.runtime.arenas import create
 from aquasim.runtime.copy import HostCopier
 from aquasim.runtime.engine import KvPool, LlamaConfig, Runner, random_weights
 from aquasim.runtime.executor import Executor
 from aquasim.runtime.executor.leased import LeasedTier
 from aquasim.runtime.pager import Pager, Window
+from aquasim.runtime.pager.pager import Pages
 from aquasim.runtime.peers import PeerClient
 
 torch = pytest.importorskip("torch")
@@ -81,9 +82,7 @@ class Server:
         """Lease what both donors have."""
         self.client.start()
         self.client.want(2 * MIB)
-        eventually(lambda: len(self.client.extents()) == 2 and (self.executor.turn() or True))
-        self.executor.turn()
-        assert self.tier.blocks == 2 * (MIB // self.block_bytes)
+        self.turns(lambda: self.tier.blocks == 2 * (MIB // self.block_bytes))
 
     def submit(self, jobs: list[tuple[list[int], int]]) -> None:
         """Send requests; their tokens are kept."""
@@ -202,6 +201,30 @@ def test_a_donor_is_killed(server: Server, expected: list[list[int]]) -> None:
     server.turns(lambda: len(server.client.extents()) == 1)
     assert server.finish() == expected
     assert server.executor.repaired == 0
+
+
+def test_a_page_out_whose_extents_must_be_left_before_it_starts(
+    server: Server, expected: list[list[int]]
+) -> None:
+    """Nowhere else to write: it goes to memory of our own, and the extents are given back; nothing waits forever."""
+    tier, late = server.tier, []
+
+    def hesitant(transfer: Transfer, pages: Sequence[Pages]) -> bool:
+        if transfer.kind == "out" and paged(server) and not late:
+            late.append(transfer)
+            server.client.want(0)
+            for mapped in server.client.extents():
+                tier.evacuate(mapped, "reclaim")
+            return False
+        return tier.may_start(transfer, pages)
+
+    server.executor.transfers.may_start = hesitant
+    server.submit(jobs(1))
+    assert server.finish() == expected
+    assert [transfer.tier for transfer in late] == ["peer"]
+    server.turns(lambda: not server.client.extents())
+    assert tier.blocks == 0
+    assert not tier.spilling
 
 
 def test_the_coordinator_is_killed_and_comes_back(server: Server, expected: list[list[int]]) -> None:
