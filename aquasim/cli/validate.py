@@ -1,10 +1,12 @@
 """`validate`: replays measured runs and prints how far the simulator is off."""
 
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from aquasim import __version__
 from aquasim.cli.output import Form, emit
 from aquasim.cli.progress import Bar
 from aquasim.errors import UserError
@@ -74,6 +76,8 @@ def _replay(
 
 def _document(found: list["Error"], summed: list["Sum"], skipped: list["Skipped"]) -> dict[str, Any]:
     return {
+        "version": __version__,
+        "date": time.strftime("%Y-%m-%d"),
         "errors": [error._asdict() for error in found],
         "sums": [entry._asdict() for entry in summed],
         "skipped": [{"dataset": s.dataset, "run": s.name, "reason": s.reason} for s in skipped],

@@ -5,12 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from aquasim.figures.agreement import agreement_figure
 from aquasim.figures.errors import errors_figure
 from aquasim.report.page import Cell, Page, Part, Points, Section, Table, Text
 
 UNITS = {"throughput_tok_s": "tok/s", "paged_bytes": "GB paged", "preemptions": "preemptions"}
-MOST = 400
-"""Rows of a table of runs; the rest is summed up by group."""
+MOST = 200
+"""Rows of a table of runs."""
 
 
 def hardware_page(document: dict[str, Any]) -> Page:
@@ -80,20 +81,35 @@ def replays_page(document: dict[str, Any]) -> Page:
     """Return the page of `validate DATASET... --json`."""
     errors, sums = document["errors"], document["sums"]
     datasets = ", ".join(dict.fromkeys(str(error["dataset"]) for error in errors)) or "no dataset"
-    parts: list[Part] = [_sums_table(sums)]
     known = [e for e in errors if e["error"] is not None and np.isfinite(e["error"])]
-    rows = [
-        {"system": e["group"], "metric": f"{e['metric']} {e['statistic']}", "error": e["error"]}
-        for e in known
+    sections = [
+        Section("Errors in sum", [_sums_table(sums), *_drawn(known)]),
+        Section("Run by run", _replayed(known)),
     ]
-    if rows:
-        parts.append(errors_figure("How far each replayed run is off", rows, "A dot per part of a run."))
-    sections = [Section("Errors in sum", parts), Section("Run by run", _replayed(errors))]
     if document["skipped"]:
         skipped = [f"{s['dataset']}, {s['run']}: {s['reason']}" for s in document["skipped"]]
         sections.append(Section("What was left out, and why", [Points(skipped)]))
     title = "Simulated against measured serving runs"
-    return Page(title, sections, f"{len(errors):,} statistics of {datasets}.")
+    made = (
+        f"; simulated by aquasim {document['version']}, {document['date']}" if "version" in document else ""
+    )
+    return Page(title, sections, f"{len(errors):,} statistics of {datasets}{made}.")
+
+
+def _drawn(errors: Sequence[dict[str, Any]]) -> list[Part]:
+    """Return both figures of errors: how large each is, and over which span of times."""
+    if not errors:
+        return []
+    rows = [
+        {"system": e["group"], "metric": f"{e['metric'].upper()} {e['statistic']}", "error": e["error"]}
+        for e in errors
+    ]
+    times = [
+        {**e, "metric": e["metric"].upper(), "run": _run(e)} for e in errors if e["metric"] != "throughput"
+    ]
+    agreement = agreement_figure(times)
+    off = errors_figure("How far each replayed run is off", rows, "A dot per part of a run.")
+    return [off] if agreement is None else [off, agreement]
 
 
 def _sums_table(sums: Sequence[dict[str, Any]]) -> Table:
@@ -109,21 +125,28 @@ def _sums_table(sums: Sequence[dict[str, Any]]) -> Table:
 
 
 def _replayed(errors: Sequence[dict[str, Any]]) -> list[Part]:
-    shown = errors[:MOST]
-    rows = [
-        [
-            Cell(f"{e['run']} {e['part']}".strip()), Cell(f"{e['metric'].upper()} {e['statistic']}"),
-            Cell(_number(e["measured"])), Cell(_number(e["simulated"])), Cell(_percent(e["error"])),
-        ]
-        for e in shown
-    ]  # fmt: skip
-    table = Table(("run", "statistic", "measured", "simulated", "error"), rows)
-    if len(shown) < len(errors):
-        text = (
-            f"The first {MOST:,} of {len(errors):,} statistics; the table of sums and the figure are of all."
-        )
-        return [Text(text), table]
-    return [table]
+    """Return a row per part of a run: the error at the median (the mean, where only that was measured) and at p99."""
+    found: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+    for error in errors:
+        found.setdefault(_run(error), {})[error["metric"], error["statistic"]] = error
+    columns = list(dict.fromkeys(column for run in found.values() for column in run))
+    shown = [(m, s) for m, s in columns if s in ("p50", "p99") or (m, "p50") not in columns]
+    names = list(found)[:MOST]
+    rows = [[Cell(name), *(_off(found[name].get(column)) for column in shown)] for name in names]
+    caption = "Below each error: measured and simulated, in seconds (throughput: tokens/s)."
+    if len(names) < len(found):
+        caption += f" The first {MOST:,} of {len(found):,} runs; sums and figures are of all."
+    return [Table(("run", *(f"{metric.upper()} {of}" for metric, of in shown)), rows, caption)]
+
+
+def _run(error: dict[str, Any]) -> str:
+    return f"{error['run']} {error['part']}".strip()
+
+
+def _off(error: dict[str, Any] | None) -> Cell:
+    if error is None:
+        return Cell("-")
+    return Cell(_percent(error["error"]), f"{_number(error['measured'])} → {_number(error['simulated'])}")
 
 
 def _number(value: float | None) -> str:
