@@ -255,7 +255,7 @@ def test_without_any_arena_the_doctor_fails(
 
     monkeypatch.setattr(doctor, "available", lambda: dict.fromkeys(("memfd", "host"), "none here"))
     with pytest.raises(SystemExit) as caught:
-        doctor_command(tmp_path / "c.sock", True)
+        doctor_command(tmp_path / "c.sock", "json")
     assert caught.value.code == 1
     assert not any(arena["works"] for arena in json.loads(capsys.readouterr().out)["arenas"])
 
