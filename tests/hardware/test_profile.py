@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from time import perf_counter
+from time import process_time
 
 import pytest
 
@@ -20,9 +20,9 @@ def test_shipped_profiles() -> None:
     assert profile_names() == ["a100", "a10g", "h100", "h200", "l40s", "rtx4090", "rtxpro6000", "t4"]
     for name in profile_names():
         assert (FOLDER / f"{name}.json").stat().st_size < 250_000
-        start = perf_counter()
+        start = process_time()
         assert load_profile(name.upper()).name == name
-        assert perf_counter() - start < 0.1
+        assert process_time() - start < 0.1
 
 
 @pytest.mark.parametrize("name", kernel_profile_names())

@@ -71,7 +71,7 @@ def test_an_interrupt_ends_everything_at_once(tmp_path: Path) -> None:
         started = time.monotonic()
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "aquasim: interrupted\n")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 15
     assert not any(map(_alive, workers))
     with Store(tmp_path / "s") as store:
         assert store.status

@@ -1,6 +1,7 @@
 """A scenario of NEO on this machine, from its file to its records, and the tables that its scheduler weighs."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -158,14 +159,19 @@ def test_n16_a_corner_that_cannot_be_measured_goes_on_as_the_next_row_does() -> 
     assert found[1, 16] == found[1, 8] + found[2, 16] - found[2, 8]
 
 
+def best(measure: Callable[[], float]) -> float:
+    """Return the least of several measurements."""
+    return min(measure() for _ in range(15))
+
+
 def test_tables_say_what_lanes_cost_here() -> None:
-    """More tokens take longer: on the host eight times the tokens take more than twice as long."""
+    """More tokens take longer, by the best of several looks: this machine is not ours alone."""
     runner = made()
     bench = lanes.LaneBench(runner, LIMITS)
     pool = runner.host.pool  # type: ignore[union-attr]
     pool.data.zero_()
-    assert bench.host_decode(6, 240) > bench.host_decode(1, 1)
-    assert bench.linear(64) > bench.linear(1)
+    assert best(lambda: bench.host_decode(6, 240)) > best(lambda: bench.host_decode(1, 1))
+    assert best(lambda: bench.linear(64)) > best(lambda: bench.linear(1))
     assert isinstance(Predictor.from_json(bench.predictor().as_json()), Predictor)
     runner.host.close()  # type: ignore[union-attr]
 
