@@ -19,10 +19,6 @@ NEO = "NEO's notebooks (github.com/SwiftSeal03/swiftLLM, branch eval, b8decc1), 
 HELIX = "github.com/Thesys-lab/Helix-ASPLOS25 148b733080c0 (Apache-2.0), layer times of Llama-2-70B on T4"
 ROWS = "assumption; a NEO host engine's scheduling and launches, once an iteration: about 1.5 ms (trial fit)"
 
-FLAT = 100
-"""Tokens below which products on a T4 take the time of reading weights; more decodes are not asked: the published
-times of these contain their attention."""
-
 # Tokens against ms of all products of one layer of LLaMA-3-8B on A10G: a staircase of tiles of 128.
 A10G_LAYER_MS = {128: 1.110, 256: 2.15, 384: 3.07, 512: 4.0, 640: 4.5, 1024: 7.8, 2048: 14.67}
 # Sequences against ms of embedding, last norm, output head and choice.

@@ -9,9 +9,11 @@ Guards (`LaneRules.guarded`), each against a standstill of the released schedule
 - alone: with nothing for the GPU to do, the host's requests decode all the same;
 - first: a prompt bound for the GPU is not held back by a full host;
 - full: when the host has no block left and nothing else can go on, its newest request starts over.
-One more is against a loss: prompts that go to a host which does not keep up come back over PCIe, one by one:
+Two more are against losses. Prompts that go to a host which does not keep up come back over PCIe, one by one; and
+where it hardly decodes, it gains nothing that is worth the part of HBM which `swap_in` leaves free:
 - slow: no prompt goes there while over `PILE` times as many are there as decode, or none decodes and this iteration
-  would not hide one like it either.
+  would not hide one like it either;
+- idle: while fewer than `FEW` decode there in the mean of the last iterations, requests return to all of HBM.
 """
 
 from collections.abc import Iterable
@@ -32,7 +34,9 @@ HOST = "host"
 PILE = 4
 """Requests that a host may have for each that decodes there, and beside them."""
 FADE = 1 - 1 / 64
-"""How the most that lately decoded there in one iteration is forgotten, per iteration."""
+"""How the most, and the mean, that lately decoded there in one iteration is forgotten, per iteration."""
+FEW = 0.5
+"""One every other iteration."""
 
 
 _NOTHING = Predictor(
@@ -160,7 +164,9 @@ def build(s: "Scheduler") -> tuple[Chunks, bool, int]:
         s.unpark()
     sides, staged = _decide(s, rules, out)
     chunks = _commit(s, sides, staged)
-    s.hosted = max(FADE * s.hosted, float(sum([len(side.host) for side in sides])))
+    hosted = sum([len(side.host) for side in sides])
+    s.hosted = max(FADE * s.hosted, float(hosted))
+    s.hosting += (1 - FADE) * (hosted - s.hosting)
     busy = s.batch.count > 0
     if rules.guarded and not (chunks or busy or s.lanes) and s.paged:
         _start_over(s)
@@ -191,9 +197,10 @@ def _swap_in(s: "Scheduler", rules: LaneRules) -> None:
     capacity = s.pool.capacity
     room = round(rules.swap_in * capacity) if rules.host else capacity
     held = _held(s)
+    idle = s.hosting < FEW
     for request in list(s.paged.values()):
         need = s.blocks_for(request.total)
-        limit = capacity if rules.guarded and not s.running else room
+        limit = capacity if rules.guarded and (idle or not s.running) else room
         if held + need > limit or len(s.running) >= most:
             return
         s.bring_back(request)

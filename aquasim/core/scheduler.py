@@ -85,6 +85,8 @@ class Scheduler:
         """The host's part in the step that is being decided, then in the one that is out."""
         self.hosted = 0.0
         """The most that lately decoded on the host in one iteration."""
+        self.hosting = 0.0
+        """The mean of these."""
         self._plain = not policy.sliced and not whole
         self.tiered = bool(tiers)
         """Whether there is anywhere to page to."""

@@ -262,6 +262,16 @@ def test_prompts_go_only_to_a_host_that_decodes() -> None:
     assert moves(False) == []
 
 
+def test_all_of_the_gpu_is_used_while_the_host_decodes_nobody() -> None:
+    """Of 20 blocks a request of 17 may return beside one of 3; NEO, which keeps 5 % free, has it wait."""
+    jobs = [(0, 3, 9), (0, 4, 6), (0, 66, 3)]
+    back = {}
+    for faithful in (True, False):
+        log = Player(sizes(max_repeat=1), policy("neo", {"host": 1e6}, faithful=faithful), jobs).play()
+        back[faithful] = [line for line in log if " in host" in line]
+    assert back == {True: ["9: t1 in host 2:17"], False: ["6: t1 in host 2:17"]}
+
+
 def test_a_host_without_a_free_block_lets_somebody_start_over() -> None:
     """FastDecode with every block held and every request at the end of its last: the newest gives way, all end."""
     engine = sizes(max_repeat=1, tiers=(("host", 20),), max_model_len=80)
