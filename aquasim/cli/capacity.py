@@ -26,7 +26,7 @@ SloOption = Annotated[
     typer.Option("--slo", metavar="'METRIC <= X'", help="What has to hold; may be repeated."),
 ]
 SeedsOption = Annotated[
-    int, typer.Option(min=1, metavar="N", help="Seeds per value, the same for all values.")
+    int, typer.Option(min=1, max=1_000_000, metavar="N", help="Seeds per value, the same for all values.")
 ]
 ConfidenceOption = Annotated[
     float, typer.Option(min=0.5, max=0.9999, help="Of what is assured about other runs.")
@@ -120,8 +120,8 @@ def _setting(
     return base, systems or list(base.systems), parse(base, slo)
 
 
-def _seeds(base: "Base", count: int) -> range:
-    return range(base.seed, base.seed + count)
+def _seeds(base: "Base", count: int) -> tuple[int, ...]:
+    return base.seeds(count)
 
 
 @contextmanager
@@ -209,6 +209,15 @@ def _print(
     )
 
 
+def _found(what: str, row: dict[str, Any]) -> str:
+    """Say what was found: the highest rate, if any; the least that is needed, which may be none."""
+    from aquasim.cli.sweep_tables import number
+
+    if row["value"] is None:
+        return "-" if not row["tried"] else "none" if what == "capacity" else "not met"
+    return f"{number(row['value'])} {row['unit']}" if row["value"] else "none"
+
+
 def _print_table(what: str, rows: list[dict[str, Any]], slo: str, rule: str, about: str) -> None:
     from rich.console import Console
 
@@ -226,12 +235,10 @@ def _print_table(what: str, rows: list[dict[str, Any]], slo: str, rule: str, abo
     ]
     cells = []
     for row in rows:
-        unit = row.get("unit", "")
         passed = "-" if row.get("passed") is None else f"{row['passed']}/{row['seeds']}"
-        figures = [number(row.get(key)) for key in ("now", "value", "beyond")]
-        found = f"{figures[1]} {unit}" if row["value"] is not None else "none"
+        now, beyond = number(row.get("now")), number(row.get("beyond"))
         name = "" if what == "capacity" else row["what"]
-        cells.append([shown(row["system"]), name, figures[0], found, figures[2], passed])
+        cells.append([shown(row["system"]), name, now, _found(what, row), beyond, passed])
     console.print(grid(heads, cells, 2), highlight=False)
     for row in rows:
         colour = "yellow" if "NOT MONOTONE" in row["assured"] or row["value"] is None else "dim"

@@ -24,12 +24,13 @@ def emit(
     document: Callable[[], Any],
     rows: Callable[[], Iterable[Row]],
     table: Callable[[], object],
+    names: Callable[[], Iterable[str]] = tuple,
 ) -> None:
-    """Print a JSON document, CSV with these rows, or call what prints the table."""
+    """Print a JSON document, CSV with these rows (`names`: columns in any case), or call what prints the table."""
     if form == "json":
         print_json(document())
     elif form == "csv":
-        print_csv(rows())
+        print_csv(rows(), names())
     else:
         table()
 
@@ -39,11 +40,11 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, default=str))
 
 
-def print_csv(rows: Iterable[Row]) -> None:
+def print_csv(rows: Iterable[Row], names: Iterable[str] = ()) -> None:
     """Print a line per row: nested figures by dotted names, a list in one cell, nothing for what is undefined."""
     flat = [_flat(row) for row in rows]
-    names = dict.fromkeys(name for row in flat for name in row)
-    writer = csv.DictWriter(sys.stdout, names, lineterminator="\n")
+    columns = dict.fromkeys([*names, *(name for row in flat for name in row)])
+    writer = csv.DictWriter(sys.stdout, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(flat)
 

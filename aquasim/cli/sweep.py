@@ -38,7 +38,9 @@ def sweep(
     ] = None,
     system: SystemOption = None,
     set_: SetOption = None,
-    seeds: Annotated[int | None, typer.Option(min=1, metavar="N", help="Seeds per point.")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, max=1_000_000, metavar="N", help="Seeds per point.")
+    ] = None,
     objective: Annotated[
         list[str] | None,
         typer.Option("--objective", metavar="'min METRIC'", help="What is sought; may be repeated."),
@@ -70,6 +72,8 @@ def sweep(
     if table not in TABLES:
         raise UserError(f"--table {table}: valid are {', '.join(TABLES)}")
     form = form_of(json, csv)
+    if form == "table" and table != "summary":
+        raise UserError(f"--table {table}: is for --csv or --json; give one of them")
     path = find_sweep(file)
     changes = tuple(parse_change(each) for each in set_ or [])
     given = Overrides(
@@ -79,7 +83,11 @@ def sweep(
     more = ("*",) if table == "points" and form != "table" else _metrics(plan, metric or [])
     folder = out or Path("sweeps") / (re.sub(r"[^A-Za-z0-9._-]|^\.+", "_", plan.name) or "_")
     outcome, seconds = _run(plan, folder, workers, ray, retry_failed, more)
-    _print(outcome, folder, seconds, table, form)
+    failed = 0 < len(outcome.results.points) == len(outcome.results.failures)
+    if form != "table" or not failed:
+        _print(outcome, folder, seconds, table, form)
+    if failed:
+        raise UserError(f"{path}: {_failures(outcome.results)}")
 
 
 def _metrics(plan: Any, names: list[str]) -> tuple[str, ...]:
@@ -114,6 +122,7 @@ def _print(outcome: "Outcome", folder: Path, seconds: float, table: str, form: F
         lambda: _document(outcome, folder, seconds, table),
         lambda: records(_table(outcome.results, table)),
         lambda: _print_table(outcome, folder, seconds),
+        lambda: _table(outcome.results, table).columns,
     )
 
 
@@ -142,15 +151,18 @@ def _document(outcome: "Outcome", folder: Path, seconds: float, table: str) -> d
 
 
 def _table(results: "Results", name: str) -> "pd.DataFrame":
+    from aquasim.sweep.counts import with_counts
+
     summary = results.summary
-    tables = {"summary": summary, "points": results.points, "failed": results.failures}
-    return summary[summary["front"]] if name == "front" else tables[name]
+    if name == "points":
+        return with_counts(results.points)
+    return {"summary": summary, "front": summary[summary["front"]], "failed": results.failures}[name]
 
 
 def _print_table(outcome: "Outcome", folder: Path, seconds: float) -> None:
     from rich.console import Console
 
-    from aquasim.cli.sweep_tables import grid, half_width, number, short, shown, wrapped
+    from aquasim.cli.sweep_tables import counted, grid, half_width, number, short, shown, wrapped
 
     results, console = outcome.results, Console()
     sweep, table = results.sweep, _ordered(results)
@@ -169,9 +181,11 @@ def _print_table(outcome: "Outcome", folder: Path, seconds: float) -> None:
     for line in _remarks(results, len(table), len(different)):
         console.print(line, highlight=False)
     rate = f" in {seconds:.1f} s ({outcome.ran / seconds:.3g}/s)" if outcome.ran else ""
-    stored = f", {outcome.found:,} were stored" if outcome.found else ""
+    were = "was" if outcome.found == 1 else "were"
+    stored = f", {outcome.found:,} {were} stored" if outcome.found else ""
     console.print(
-        f"[dim]{outcome.ran:,} points simulated{rate}{stored}; in {shown(str(folder))}[/dim]", highlight=False
+        f"[dim]{counted(outcome.ran, 'point')} simulated{rate}{stored}; in {shown(str(folder))}[/dim]",
+        highlight=False,
     )
 
 
@@ -190,13 +204,14 @@ def _ordered(results: "Results") -> "pd.DataFrame":
 
 
 def _remarks(results: "Results", count: int, different: int) -> list[str]:
-    from aquasim.cli.sweep_tables import shown
+    from aquasim.cli.sweep_tables import counted, shown
 
     sweep, found = results.sweep, []
     if different > MOST_ROWS:
         found.append(f"[dim]and {different - MOST_ROWS:,} more: --csv lists all[/dim]")
     if different < count:
-        found.append(f"[dim]{count - different:,} rows are left out that equal another of their system[/dim]")
+        left = counted(count - different, "row is", "rows are")
+        found.append(f"[dim]{left} left out, equal to another of the same system[/dim]")
     if sweep.objectives:
         found.append(f"[dim]{_legend(results)}[/dim]")
     if len(sweep.seeds) > 1:
@@ -208,13 +223,23 @@ def _remarks(results: "Results", count: int, different: int) -> list[str]:
         )
     elif sweep.constraints and not results.summary["met"].any():
         found.append(f"[yellow]nothing meets {shown(_sought(results))}[/yellow]")
-    failures = results.failures
-    if len(failures):
-        first = failures.iloc[0]
-        found.append(
-            f"[yellow]{len(failures):,} points failed; the first: {shown(str(first['error']))}[/yellow]"
-        )
+    if len(results.failures):
+        found.append(f"[yellow]{shown(_failures(results))}[/yellow]")
     return found
+
+
+def _failures(results: "Results") -> str:
+    """Say how many points failed, which was the first, by what varies, and why."""
+    from aquasim.cli.sweep_tables import clean, counted, visible
+    from aquasim.sweep.check import describe
+
+    first = results.failures.iloc[0]
+    values = {key: clean(first[key]) for key in results.sweep.keys}
+    where = describe((key, value) for key, value in values.items() if value is not None)
+    count = counted(len(results.failures), "point")
+    every = "all " if 1 < len(results.failures) == len(results.points) else ""
+    who = f"{first['system']} at {where}, seed {first['seed']}"
+    return visible(f"{every}{count} failed; the first: {who}: {first['error']}")
 
 
 def _sought(results: "Results") -> str:
@@ -236,4 +261,4 @@ def _who(results: "Results", row: Any) -> str:
 
     where = ", ".join(f"{key}={number(row[key])}" for key in results.sweep.keys)
     figures = ", ".join(f"{metric} {number(row[metric])}" for metric in results.shown)
-    return f"{shown(row['system'])} at {shown(where)} ({figures}; {row['miss']:.1%} off)"
+    return f"{shown(row['system'])} at {shown(where)} ({figures}; {results.off} off)"

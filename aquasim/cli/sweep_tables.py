@@ -111,6 +111,11 @@ def number(value: Any) -> str:
     return shown(str(value))
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Return a count with its noun, singular where it is one."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def half_width(mean: Any, high: Any) -> str:
     """Return a mean with half its interval, if there is one."""
     half = clean(high - mean) if high is not None and mean is not None else None

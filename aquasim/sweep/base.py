@@ -14,6 +14,7 @@ from aquasim.scenario.load import find, load_scenario
 from aquasim.scenario.schema import Scenario
 from aquasim.scenario.server import ServerScenario
 from aquasim.sweep.changes import Change, as_toml, with_changes
+from aquasim.sweep.ranges import LARGEST_SEED
 
 if TYPE_CHECKING:
     from hashlib import _Hash as Hash
@@ -72,6 +73,16 @@ class Base:
     def seed(self) -> int:
         """The scenario's own seed."""
         return self.scenario.seed
+
+    def seeds(self, count: int) -> tuple[int, ...]:
+        """Return so many seeds, from the scenario's own on.
+
+        Raises:
+            UserError: they are larger than what is stored of them.
+        """
+        if self.seed + count - 1 > LARGEST_SEED:
+            raise UserError(f"seed {self.seed} with {count:,} seeds: a seed is at most {LARGEST_SEED}")
+        return tuple(range(self.seed, self.seed + count))
 
     def point(self, changes: tuple[Change, ...], system: str, seed: int) -> Point:
         """Return a point with its address.

@@ -8,19 +8,20 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from aquasim.errors import UserError
 from aquasim.scenario.load import FOLDER
 from aquasim.scenario.schema import Name, Positive, Table
 from aquasim.sweep.changes import flatten, split
-from aquasim.sweep.ranges import Range, SampleTable
+from aquasim.sweep.ranges import MOST_SEEDS, Range, SampleTable, Seed, Value
 
 SUFFIX = ".sweep.toml"
 """Sweep files that ship end so; others may be called as one likes."""
 
-Seed = Annotated[int, Field(ge=0)]
+SeedCount = Annotated[int, Field(strict=True, ge=1, le=MOST_SEEDS)]
 Text = Annotated[str, Field(min_length=1)]
-Values = Annotated[tuple[Any, ...], Field(min_length=1)]
+Values = Annotated[tuple[Value, ...], Field(min_length=1)]
 
 
 class SearchTable(Table):
@@ -28,7 +29,8 @@ class SearchTable(Table):
 
     trials: Positive
     sampler: Literal["tpe", "random", "gp", "nsgaii"] = "tpe"
-    seed: Seed = 0
+    seed: Annotated[Seed, Field(lt=2**32)] = 0
+    """As large as Optuna's samplers take."""
     batch: Positive = 4
     """Trials chosen before the next results are looked at: the search is the same for any number of workers."""
     system: Name | None = None
@@ -48,7 +50,7 @@ class SweepFile(Table):
     """A shipped scenario's name, or a path relative to this file."""
     systems: Annotated[tuple[Name, ...], Field(min_length=1)] | None = None
     """All of the scenario's if left out."""
-    seeds: Positive | Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
+    seeds: SeedCount | Annotated[tuple[Seed, ...], Field(min_length=1)] | None = None
     """How many, from the scenario's own on, or which; each point is run with each."""
     confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
     """Of intervals over seeds."""
@@ -56,10 +58,10 @@ class SweepFile(Table):
     """As "min ttft_p99"."""
     constraints: Text | tuple[Text, ...] = ()
     """As "throughput_tok_s >= 0.95 * fcfs.throughput_tok_s"."""
-    fixed: dict[str, Any] = Field(default_factory=dict, alias="set")
+    fixed: dict[str, Value] = Field(default_factory=dict, alias="set")
     grid: dict[str, Values] = Field(default_factory=dict)
     """Every value with every value of the others."""
-    rows: Annotated[tuple[dict[str, Any], ...], Field(min_length=1)] | None = Field(None, alias="list")
+    rows: Annotated[tuple[dict[str, Value], ...], Field(min_length=1)] | None = Field(None, alias="list")
     """Points one by one."""
     sample: SampleTable | None = None
     search: SearchTable | None = None
@@ -131,13 +133,14 @@ def _is_range(table: Mapping[str, Any]) -> bool:
 
 def _explain(error: ValidationError, text: str, path: Path) -> str:
     """Put the first of the validation's complaints in one line."""
-    first = min(error.errors(), key=lambda e: e["type"] == "missing")
+    errors = [e for e in error.errors() if not _beside(e)] or error.errors()
+    first = min(errors, key=lambda e: e["type"] == "missing")
     keys = [str(part) for part in first["loc"] if part not in ("linear", "log", "integer", "choice")]
     keys = [part for part in keys if not re.match(r"(constrained-|tuple\[|function-|str$|int$)", part)]
     name = ".".join(keys)
     if first["type"] == "missing":
         return f"{path}: key {name!r} is missing"
-    where = f"{path}:{line_of(text, keys)}"
+    where = f"{path}:{_line(text, first['loc'], keys)}"
     if first["type"] == "extra_forbidden":
         return f"{where}: unknown key {name!r}; {_valid(keys)}"
     message = first["msg"].removeprefix("Value error, ").replace("tuple", "list").replace("Tuple", "list")
@@ -145,6 +148,20 @@ def _explain(error: ValidationError, text: str, path: Path) -> str:
     value = first.get("input")
     shown = "" if isinstance(value, Mapping) else f" is {value!r}"
     return f"{where}: {name}{shown}: {message}"
+
+
+def _beside(error: ErrorDetails) -> bool:
+    """Say whether a complaint is that of a single value about a list: those of the list say more."""
+    return error["type"] in ("int_type", "string_type") and isinstance(error["input"], list | tuple)
+
+
+def _line(text: str, place: tuple[int | str, ...], keys: Sequence[str]) -> int:
+    """Return the line of what is at a place of the file: of a key of a `[[list]]`, in that row."""
+    names = [key for key in keys if not key.isdigit()]
+    rows = [found.end() for found in re.finditer(r"^[ \t]*\[\[[ \t]*list[ \t]*\]\]", text, re.MULTILINE)]
+    if place[0] != "list" or len(place) < 2 or len(rows) <= (row := int(place[1])):
+        return line_of(text, names)
+    return text.count("\n", 0, rows[row]) + line_of(text[rows[row] :], names)
 
 
 _TABLES: dict[str, type[Table]] = {"sample": SampleTable, "search": SearchTable}

@@ -9,6 +9,7 @@ from aquasim.errors import UserError
 from aquasim.scenario import schema
 from aquasim.scenario.schema import Scenario, WorkloadTable
 from aquasim.scenario.server import LlmTable
+from aquasim.sweep.axes import refuse_foreign
 from aquasim.sweep.base import Base
 from aquasim.sweep.boundary import Scale
 from aquasim.sweep.changes import Change, join, split
@@ -26,11 +27,14 @@ class Knob:
     scale: Scale = field(default_factory=Scale)
     about: str = ""
     """What the value means, where the key does not say it."""
+    without: str = ""
+    """What 0 does without, where it is not a value like others."""
 
     def text(self, value: float) -> str:
         """Return a value with its unit."""
         shown = f"{value:,.0f}" if value >= 1e4 or value == int(value) else f"{value:.4g}"
-        return f"{shown}{self.unit}"
+        left = f" (without {self.without})" if self.without and value == 0 else ""
+        return f"{shown}{self.unit}{left}"
 
 
 def key_knob(base: Base, key: str, now: float | None = None, unit: str = "", integer: bool = False) -> Knob:
@@ -39,6 +43,7 @@ def key_knob(base: Base, key: str, now: float | None = None, unit: str = "", int
     Raises:
         UserError: there is no such key, or it holds no number.
     """
+    refuse_foreign([key], base.systems, lambda key: f"--key {key}", "scenario")
     now = _number(base, key) if now is None else now
     probe: float = 1 if now is None else now
     try:
@@ -156,7 +161,8 @@ def _peer(scenario: Scenario, system: str) -> Size:
 
     most = float(profile.memory_bytes // 2**30)
     scale = Scale(geometric=False, precision=0.25)
-    knob = Knob("machine.peer_gib", " GiB", scenario.machine.peer_gib, changes, scale, "per donor")
+    now = scenario.machine.peer_gib
+    knob = Knob("machine.peer_gib", " GiB", now, changes, scale, "per donor", "tier peer")
     return Size("peer memory", knob, tuple(scale.spread(0.0, most, 9)))
 
 

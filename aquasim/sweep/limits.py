@@ -1,5 +1,6 @@
 """Capacity and sizes: the highest rate, or the least memory, bandwidth or slice, under an SLO."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -68,7 +69,7 @@ class Judge:
             self.verdicts[value] = judge(rows.loc[keys], self.bounds, self.confidence)
         found = [self.verdicts[value] for value in values]
         if found and all(verdict.failed for verdict in found) and len(self.verdicts) == len(found):
-            raise UserError(f"{self.system}: {self.knob.key}: {found[0].failed}")
+            raise UserError(f"{self.system} at {self.knob.key}={values[0]:g}: {found[0].failed}")
         return [verdict.meets for verdict in found]
 
     def limit(self, boundary: Boundary) -> Limit:
@@ -109,9 +110,11 @@ def capacity(judge: Judge, low: float | None = None, high: float | None = None) 
 def _range(judge: Judge, low: float | None, high: float | None) -> list[float]:
     """Return values to start from, so wide that the first meets and the last does not, if that can be."""
     knob = judge.knob
+    _check_bound(knob, "--low", low)
+    _check_bound(knob, "--high", high)
     if low is not None and high is not None:
-        if not 0 < low < high:
-            raise UserError(f"--low {low:g} --high {high:g}: low must be above 0 and below high")
+        if low >= high:
+            raise UserError(f"--low {low:g} --high {high:g}: low must be below high")
         return knob.scale.spread(low, high, len(COARSE))
     if knob.now is None:
         raise UserError(f"{knob.key} has no value in the scenario; give --low and --high")
@@ -129,6 +132,16 @@ def _range(judge: Judge, low: float | None, high: float | None) -> list[float]:
         values.insert(0, values[0] / 2)
         met = judge(values[:1]) + met
     return values
+
+
+def _check_bound(knob: Knob, option: str, value: float | None) -> None:
+    """Refuse what the knob cannot be turned to; its own bounds are a matter of the values tried."""
+    if value is None:
+        return
+    if knob.scale.integer and (value < 1 or not value.is_integer()):
+        raise UserError(f"{option} {value:g}: {knob.key} takes whole numbers from 1 on")
+    if not (math.isfinite(value) and value > 0):
+        raise UserError(f"{option} {value:g}: {knob.key} takes finite numbers above 0")
 
 
 def least(judge: Judge, size: Size) -> Limit:

@@ -40,6 +40,14 @@ def _table(rows: Sequence[Row]) -> Any:
     return pa.table([pa.array(c, f.type) for c, f in zip(columns, schema, strict=True)], schema=schema)
 
 
+def fits(rows: Sequence[Row]) -> bool:
+    """Say whether rows can be written: texts, 64-bit numbers."""
+    try:
+        return not rows or _table(rows) is not None
+    except (ArithmeticError, LookupError, TypeError, ValueError):  # Arrow's errors are of these kinds, too
+        return False
+
+
 def count(path: Path) -> int:
     """Return how many rows a part has."""
     import pyarrow.parquet as pq

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from aquasim.errors import UserError
+from aquasim.sweep.axes import axes_of, refuse_foreign, refuse_lost, varying
 from aquasim.sweep.base import Base, Point
-from aquasim.sweep.changes import Change
+from aquasim.sweep.changes import Change, as_toml, split
 from aquasim.sweep.check import Assignment, Axis, BadKeyError, check_keys, metric_names
 from aquasim.sweep.file import SweepFile, as_texts, line_of, read_sweep
-from aquasim.sweep.ranges import all_ends, sample
+from aquasim.sweep.ranges import all_ends
 from aquasim.sweep.terms import Constraint, Metrics, Objective, parse_constraint, parse_objective
-
-MOST = 1_000_000
-"""Points that a sweep may have."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +73,10 @@ def load_sweep(path: Path, given: Overrides | None = None) -> Sweep:
 
 def make_sweep(path: Path, file: SweepFile, text: str, given: Overrides) -> Sweep:
     """Resolve a sweep file's names and check its keys; `text` finds lines for errors."""
-    file = _with(file, given)
-    base = _base(path, file, text, given.changes)
+    own, file = file.systems, _with(file, given)
+    base = _base(path, file, text, given, own)
     systems = _systems(path, file, text, base)
-    axes = _axes(path, file, text)
+    axes = _axes(path, file, text, given, (*(own or base.systems), *systems))
     ends = [all_ends({key: of}) for key, of in file.search.ranges.items()] if file.search else []
     try:
         check_keys(base, [*axes, *ends], systems)
@@ -92,7 +90,7 @@ def make_sweep(path: Path, file: SweepFile, text: str, given: Overrides) -> Swee
         file,
         base,
         systems,
-        _seeds(file, base),
+        _seeds(path, file, text, base),
         tuple(axes),
         objectives,
         constraints,
@@ -137,13 +135,15 @@ def _with(file: SweepFile, given: Overrides) -> SweepFile:
     return file.model_copy(update=update)
 
 
-def _base(path: Path, file: SweepFile, text: str, changes: tuple[Change, ...]) -> Base:
+def _base(path: Path, file: SweepFile, text: str, given: Overrides, own: tuple[str, ...] | None) -> Base:
+    """Load the scenario with what is set; `own` are the systems that the file itself names."""
     beside = path.parent / file.scenario
     name = str(beside) if beside.is_file() else file.scenario
     try:
-        Base.load(name)
+        plain = Base.load(name)
     except UserError as error:
         raise UserError(f"{path}:{line_of(text, ['scenario'])}: scenario: {error}") from None
+    _refuse_strangers(path, file, text, given, own or (*plain.systems, *_new(file, given)))
     fixed = tuple(file.fixed.items())
     try:
         Base.load(name, fixed)
@@ -151,7 +151,22 @@ def _base(path: Path, file: SweepFile, text: str, changes: tuple[Change, ...]) -
         reason = str(error)
         key = next((key for key, _ in fixed if reason.startswith(f"--set {key}=")), "set")
         raise UserError(f"{path}:{line_of(text, [key])}: {reason.removeprefix('--set ')}") from None
-    return Base.load(name, (*fixed, *changes))
+    return Base.load(name, (*fixed, *given.changes))
+
+
+def _refuse_strangers(
+    path: Path, file: SweepFile, text: str, given: Overrides, systems: tuple[str, ...]
+) -> None:
+    """Refuse what is set of systems that the sweep does not have."""
+    changes, known = dict(given.changes), tuple(dict.fromkeys((*systems, *given.systems)))
+    refuse_foreign(file.fixed, known, lambda key: f"{path}:{line_of(text, [key])}: {key}")
+    refuse_foreign(changes, known, lambda key: f"--set {key}={as_toml(changes[key])}")
+
+
+def _new(file: SweepFile, given: Overrides) -> list[str]:
+    """Return the systems that what is set makes: those given as a whole, or given a policy."""
+    keys = [split(key) for key in (*file.fixed, *dict(given.changes))]
+    return [key[1] for key in keys if key[0] == "systems" and key[2:] in ((), ("policy",)) and key[1:]]
 
 
 def _systems(path: Path, file: SweepFile, text: str, base: Base) -> tuple[str, ...]:
@@ -170,45 +185,21 @@ def _systems(path: Path, file: SweepFile, text: str, base: Base) -> tuple[str, .
     return found
 
 
-def _seeds(file: SweepFile, base: Base) -> tuple[int, ...]:
-    if file.seeds is None:
-        return (base.seed,)
-    if isinstance(file.seeds, int):
-        return tuple(range(base.seed, base.seed + file.seeds))
-    return tuple(dict.fromkeys(file.seeds))
-
-
-def _axes(path: Path, file: SweepFile, text: str) -> list[Axis]:
-    """Return what varies: each key of the grid, the list, the sample."""
-    axes: list[Axis] = [[((key, value),) for value in values] for key, values in file.grid.items()]
-    if file.rows is not None:
-        axes.append([tuple(row.items()) for row in file.rows])
-    if file.sample is not None:
-        axes.append(sample(file.sample))
-    if file.search is not None and axes:
-        line = line_of(text, ["search"])
-        raise UserError(f"{path}:{line}: search: not together with grid, list or sample")
-    if file.search is None and not axes:
-        raise UserError(f"{path}: nothing varies; give [grid], [[list]], [sample] or [search]")
-    _refuse_twice(path, text, [*(_keys(axis) for axis in axes)])
-    points = 1
-    for axis in axes:
-        points *= len(axis)
-    if points > MOST:
-        raise UserError(f"{path}: {points:,} points; at most {MOST:,}, or sample them")
+def _axes(path: Path, file: SweepFile, text: str, given: Overrides, systems: Sequence[str]) -> list[Axis]:
+    """Return what varies, of these systems only, and nothing that is set."""
+    axes, known = axes_of(path, file, text), tuple(dict.fromkeys(systems))
+    refuse_foreign(varying(file, axes), known, lambda key: f"{path}:{line_of(text, [key])}: {key}")
+    refuse_lost(path, file, text, axes, given.changes)
     return axes
 
 
-def _keys(axis: Axis) -> set[str]:
-    return {key for assignment in axis for key, _ in assignment}
-
-
-def _refuse_twice(path: Path, text: str, keys: Sequence[set[str]]) -> None:
-    seen: set[str] = set()
-    for each in keys:
-        if both := sorted(each & seen):
-            raise UserError(f"{path}:{line_of(text, [both[0]])}: {both[0]} varies twice")
-        seen |= each
+def _seeds(path: Path, file: SweepFile, text: str, base: Base) -> tuple[int, ...]:
+    if isinstance(file.seeds, tuple):
+        return tuple(dict.fromkeys(file.seeds))
+    try:
+        return base.seeds(file.seeds or 1)
+    except UserError as error:
+        raise UserError(f"{path}:{line_of(text, ['seeds'])}: {error}") from None
 
 
 def as_document(sweep: Sweep) -> Mapping[str, Any]:

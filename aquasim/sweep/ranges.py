@@ -4,11 +4,29 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from aquasim.scenario.schema import Positive, Table
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
+LARGEST_SEED = 2**63 - 1
+"""What is stored as a 64-bit integer."""
+MOST_SEEDS = 1_000_000
+Seed = Annotated[int, Field(strict=True, ge=0, le=LARGEST_SEED)]
+
+
+def _finite(value: Any) -> Any:
+    """Refuse numbers that are none, also within lists and tables."""
+    inner = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    for each in inner:
+        _finite(each)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("input should be a finite number")
+    return value
+
+
+Value = Annotated[Any, AfterValidator(_finite)]
+"""A value of any scenario key."""
 
 
 class _Span(Table):
@@ -65,7 +83,7 @@ class ChoiceRange(Table):
     """One of `values`."""
 
     kind: Literal["choice"]
-    values: tuple[Any, ...] = Field(min_length=1)
+    values: tuple[Value, ...] = Field(min_length=1)
 
     def at(self, share: float) -> Any:
         """Return the value at a share, 0 to 1, of the range."""
@@ -80,7 +98,7 @@ class SampleTable(Table):
 
     kind: Literal["random", "latin"] = "latin"
     count: Positive
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Seed = 0
     ranges: dict[str, Range] = Field(min_length=1)
 
 

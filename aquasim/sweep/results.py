@@ -29,7 +29,8 @@ class Results:
     `points`: candidate, the keys that vary, system, seed, key (its address), status, error, metrics.
     `summary`: candidate, the keys, system, `n` seeds that ran, `failed` ones; of each metric its mean and (`.low`,
     `.high`) Student's t interval, NaN for one seed; `met`: all constraints hold for the means; `miss`: by which share
-    the worst one does not; `front`: on the Pareto front of those that meet; `best`: the least by the first objective.
+    (of 1 if its bound is 0) the worst one does not; `front`: on the Pareto front of those that meet; `best`: the
+    least by the first objective.
     A candidate with a failed seed is on no front: its mean would be over other seeds than the others'.
     """
 
@@ -138,6 +139,18 @@ class Results:
         rows = table[(table["failed"] == 0) & table["miss"].notna()]
         found = len(rows) > 0 and not table["met"].any()
         return rows.iloc[int(rows["miss"].to_numpy().argmin())] if found else None
+
+    @property
+    def off(self) -> str:
+        """How far the nearest is from what it misses most: a share of the bound, a distance where that is 0."""
+        near, table = self.nearest, self.summary
+        if near is None:
+            return ""
+        lookup, at = _Lookup(table, self.sweep.systems), table.index.get_loc(near.name)
+        misses = [np.broadcast_to(c.miss(lookup), len(table))[at] for c in self.sweep.constraints]
+        worst = self.sweep.constraints[int(np.argmax(misses))]
+        share = np.broadcast_to(worst.scale(lookup), len(table))[at] > 0
+        return f"{near['miss']:.1%}" if share else f"{near['miss']:.4g}"
 
     @property
     def failures(self) -> "pd.DataFrame":

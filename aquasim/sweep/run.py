@@ -11,6 +11,7 @@ from typing import Any
 from aquasim.errors import UserError
 from aquasim.records.atomic import new_file
 from aquasim.sweep.check import Assignment
+from aquasim.sweep.counts import with_counts
 from aquasim.sweep.evaluate import Evaluator, Progress
 from aquasim.sweep.executors import Backend, local
 from aquasim.sweep.plan import Sweep, as_document
@@ -115,7 +116,7 @@ def write_tables(results: Results, folder: Path) -> None:
     Raises:
         UserError: that is not possible.
     """
-    for name, table in ((POINTS, results.points), (SUMMARY, results.summary)):
+    for name, table in ((POINTS, with_counts(results.points)), (SUMMARY, results.summary)):
         try:
             with new_file(folder / name) as part:
                 table.to_csv(part, index=False)

@@ -137,6 +137,8 @@ class Store:
         if torn:
             os.truncate(path, len(text) - len(torn))
         rows = [_row(line) for line in lines]
+        if not parts.fits([row for row in rows if row is not None]):
+            rows = [row if row is not None and parts.fits([row]) else None for row in rows]
         for number in [number for number, row in enumerate(rows, 1) if row is None]:
             self.notes.append(f"{path}:{number}: damaged; its point is simulated again")
         return [row for row in rows if row is not None]
@@ -162,8 +164,9 @@ def _row(line: bytes) -> Row | None:
         row = json.loads(line)
     except ValueError:
         return None
-    good = isinstance(row, dict) and isinstance(row.get("key"), str) and isinstance(row.get("metrics"), dict)
-    return row if good and isinstance(row.get("status"), str) else None
+    good = isinstance(row, dict) and row.keys() >= {*parts.ABOUT, "metrics"}
+    good = good and isinstance(row["key"], str) and isinstance(row["metrics"], dict)
+    return row if good and isinstance(row["status"], str) else None
 
 
 def _claim(folder: Path) -> None:

@@ -10,6 +10,7 @@
 A name with a system is that system's figure at the same point; one without is the figure of whoever is judged.
 """
 
+import math
 import operator
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -108,11 +109,15 @@ class Constraint:
         return slack >= 0 if "=" in self.sign else slack > 0
 
     def miss(self, lookup: Lookup) -> Any:
-        """Return how far it is from holding, as a share of its right side; 0 where it holds."""
+        """Return how far it is from holding, as a share of its right side (of 1 if that is 0); 0 where it holds."""
         import numpy as np
 
-        slack, scale = self.slack(lookup), np.abs(value_of(self.right, lookup))
+        slack, scale = self.slack(lookup), self.scale(lookup)
         return np.where(self.holds(slack), 0.0, np.abs(slack) / np.where(scale > 0, scale, 1.0))
+
+    def scale(self, lookup: Lookup) -> Any:
+        """Return the size of its right side; 0: there is no share of it, `miss` is a distance."""
+        return abs(value_of(self.right, lookup))
 
 
 class Metrics:
@@ -183,12 +188,30 @@ _TOKEN = re.compile(
 )
 
 
+_SECONDS = {
+    "s": 1.0,
+    "sec": 1.0,
+    "seconds": 1.0,
+    "ms": 1e-3,
+    "us": 1e-6,
+    "ns": 1e-9,
+    "min": 60.0,
+    "h": 3600.0,
+}
+
+
+def _constant(term: Term) -> float | None:
+    """Return the value of a term without metrics; None of others."""
+    return None if any(True for _ in names_in(term)) else float(value_of(term, lambda name: math.nan))
+
+
 class _Parser:
     """Reads one side of a constraint by recursive descent."""
 
     def __init__(self, text: str, metrics: Metrics, where: str) -> None:
         self.metrics, self.where = metrics, where
-        self.tokens = self._tokens(text.rstrip())
+        self.read = self._tokens(text.rstrip())
+        self.tokens = list(self.read)
 
     def _tokens(self, text: str) -> list[tuple[str, str]]:
         found, at = [], 0
@@ -206,6 +229,7 @@ class _Parser:
         """Read everything."""
         found = self._chain(("+", "-"), lambda: self._chain(("*", "/"), self._factor))
         if self.tokens:
+            self._refuse_unit()
             raise UserError(f"{self.where}: {self.tokens[0][1]!r} is one too many")
         return found
 
@@ -213,14 +237,30 @@ class _Parser:
         found = part()
         while self.tokens and self.tokens[0][1] in signs:
             sign = self.tokens.pop(0)[1]
-            found = Apply(sign, found, part())
+            right = part()
+            if sign == "/" and _constant(right) == 0:
+                raise UserError(f"{self.where}: a division by 0")
+            found = Apply(sign, found, right)
+            if (number := _constant(found)) is not None and not math.isfinite(number):
+                raise UserError(f"{self.where}: too large a number")
         return found
+
+    def _refuse_unit(self) -> None:
+        """Say what a number with a unit of time is in seconds, if that is what is left."""
+        last, unit = self.read[-len(self.tokens) - 1][1], self.tokens[0][1]
+        if unit in _SECONDS and re.fullmatch(r"[\d.].*", last):
+            seconds = f"{float(last) * _SECONDS[unit]:.12g}"
+            raise UserError(
+                f"{self.where}: times are in seconds, without a unit: {seconds} instead of {last}{unit}"
+            )
 
     def _factor(self) -> Term:
         if not self.tokens:
             raise UserError(f"{self.where}: a number or a name is missing")
         kind, text = self.tokens.pop(0)
         if kind == "number":
+            if not math.isfinite(float(text)):
+                raise UserError(f"{self.where}: {text} is too large a number")
             return float(text)
         if kind == "name":
             return self.metrics.name(text, self.where)

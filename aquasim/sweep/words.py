@@ -13,6 +13,8 @@ def assured(limit: Limit) -> str:
     other = "highest" if boundary.side == "highest" else "lowest"
     parts = []
     if limit.at is not None and boundary.value is not None:
+        if knob.without and boundary.value == 0:
+            parts.append(f"none is needed, {knob.without} can go")
         parts.append(_said(knob, boundary.value, limit.at))
         if limit.beyond is None:
             parts.append(f"that is the {other} value tried")

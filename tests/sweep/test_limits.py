@@ -64,6 +64,26 @@ def test_a_limit_beyond_the_range_is_said(evaluator: Evaluator) -> None:
     assert (never.boundary.value, never.boundary.beyond) == (None, 0.5)
 
 
+@pytest.mark.parametrize("option", ["low", "high"])
+@pytest.mark.parametrize("value", [-5.0, 0.0, float("nan"), float("inf")])
+def test_each_bound_is_checked_alone(evaluator: Evaluator, option: str, value: float) -> None:
+    """A rate is a finite number above 0, a count of blocks a whole one; the line names the option."""
+    given = {option: value}
+    with pytest.raises(
+        UserError, match=rf"^--{option} {value:g}: workload\.arrivals\.phases takes finite numbers"
+    ):
+        capacity(judge(evaluator, "fcfs", None, "ttft_p99 <= 1.0"), **given)
+    for wrong in (value, 300.5):
+        with pytest.raises(UserError, match=rf"^--{option} {wrong:g}: engine\.kv_blocks takes whole numbers"):
+            capacity(judge(evaluator, "fcfs", "engine.kv_blocks", "ttft_p99 <= 1.0"), **{option: wrong})
+
+
+def test_a_value_that_cannot_run_is_named(evaluator: Evaluator) -> None:
+    """Where none can, the line has the system, the key and the first value tried."""
+    with pytest.raises(UserError, match=r"^aqua at machine\.peer_gib=900: machine\.peer_gib is 900"):
+        capacity(judge(evaluator, "aqua", "machine.peer_gib", "ttft_p99 <= 1"), 900, 999)
+
+
 def test_every_kind_of_arrivals_has_a_rate() -> None:
     """Its own key, or a factor; where everything comes at once there is none."""
     for table, key, unit, now in (
@@ -121,6 +141,7 @@ def test_an_unknown_key_or_slo_is_refused() -> None:
     """In a line that says what is valid."""
     for key, says in (
         ("workload.rat", "unknown key"),
+        ("systems.aqau.options.slice_length", "no system 'aqau'; the scenario has: fcfs, "),
         ("question", "not a number"),
         ("model.name", "not a number"),
     ):
@@ -172,14 +193,27 @@ def test_capacity_says_what_was_assured(tmp_path: Path) -> None:
     assert aquasim(*words, "--csv", cwd=tmp_path).stdout.startswith("system,what,key,unit,now,value,beyond,")
 
 
+def test_a_seed_that_cannot_be_stored_is_refused(tmp_path: Path) -> None:
+    """Before anything runs, in a line with the largest seed."""
+    done = aquasim("capacity", *SETTING, "--set", f"seed={10**20}", "--out", "s", cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert f"a seed is at most {2**63 - 1}" in done.stderr
+
+
 def test_size_as_a_command(tmp_path: Path) -> None:
     """Three rows per system; what holds at the lowest value says so."""
     done = aquasim("size", *SETTING, "-s", "aqua", "-s", "fcfs", "--json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = json.loads(done.stdout)["size"]
     assert [row["what"] for row in rows] == ["peer memory", "link bandwidth", "slice length"] * 2
+    assert rows[0]["value"] == 0
+    assert rows[0]["assured"].startswith(
+        "none is needed, tier peer can go; 0 GiB (without tier peer): all of 2"
+    )
     assert "that is the lowest value tried" in rows[0]["assured"]
     assert rows[3]["assured"] == "fcfs keeps no pages in a peer's memory"
+    shown = aquasim("size", *SETTING, "-s", "aqua", cwd=tmp_path).stdout
+    assert shown.splitlines()[2].split() == ["aqua", "peer", "memory", "20", "none", "-", "2/2"]
     bad = aquasim("size", "small-h100", cwd=tmp_path)
     assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
     assert 'give an SLO, for example --slo "ttft_p99 <= 1.0"' in bad.stderr

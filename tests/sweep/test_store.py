@@ -175,6 +175,24 @@ def test_damage_costs_the_damaged_rows_only(
             assert set(store.frame().index) >= {f"{n:032x}" for n in range(11)}
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{"seed": 10**20}, {"seed": "x"}, {"error": 3}, {"metrics": {"ttft": "x"}}, {"metrics": {"\ud800": 1.0}}],
+)
+def test_a_row_that_does_not_fit_is_damaged(tmp_path: Path, odd: dict[str, Any]) -> None:
+    """A line of JSON that no part can hold is left out and named; the others are there, and the store goes on."""
+    with Store(tmp_path / "s"):
+        pass
+    lines = [row(0, ttft=1.0), {**row(1), **odd}, row(2, ttft=2.0)]
+    (tmp_path / "s" / LOG).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    with Store(tmp_path / "s") as store:
+        assert store.notes == [f"{tmp_path / 's' / LOG}:2: damaged; its point is simulated again"]
+        assert set(store.status) == set(store.frame().index) == {f"{n:032x}" for n in (0, 2)}
+        store.append([row(1, ttft=3.0)])
+    with Store(tmp_path / "s") as store:
+        assert store.frame()["ttft"].tolist() == [1.0, 3.0, 2.0]
+
+
 def test_two_at_once_are_refused(tmp_path: Path) -> None:
     """The second is told who is there; afterwards it may."""
     with (

@@ -175,6 +175,13 @@ def test_a_division_by_nothing_is_undefined() -> None:
         ("ttft <= 1", "may be any of: ttft_p50, ttft_p99"),
         ("fcfs.ttft_p98 <= 1", "unknown metric 'ttft_p98'"),
         ("ttft_p99 <= 1 <= 2", "write TERM <= TERM"),
+        ("ttft_p99 <= 200ms", r"times are in seconds, without a unit: 0\.2 instead of 200ms"),
+        ("1.5 min >= ttft_p99", r"times are in seconds, without a unit: 90 instead of 1\.5min"),
+        ("ttft_p99 <= 1 x", "'x' is one too many"),
+        ("ttft_p99 <= 1/0", "a division by 0"),
+        ("ttft_p99 / (2 - 2) <= 1", "a division by 0"),
+        ("ttft_p99 <= 1e999", "1e999 is too large a number"),
+        ("ttft_p99 <= 1e300 * 1e300", "too large a number"),
     ],
 )
 def test_a_faulty_constraint_is_quoted(text: str, says: str) -> None:
