@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated
 
 import typer
 
@@ -23,6 +23,7 @@ from aquasim.cli import (
     sweep,
     validation,
 )
+from aquasim.cli.failures import interrupt, one_line
 from aquasim.cli.options import (
     AccelerateOption,
     CsvOption,
@@ -113,13 +114,17 @@ def trace(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", metavar="FILE", help="RUN/trace.json.gz if left out.")
     ] = None,
-    start: Annotated[float | None, typer.Option(help="From this second on.")] = None,
+    start: Annotated[
+        float | None,
+        typer.Option(help="From this second on. What reaches into the time shown is shown whole."),
+    ] = None,
     end: Annotated[float | None, typer.Option(help="Up to this second.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Write a run's time line for ui.perfetto.dev or chrome://tracing."""
     from aquasim.cli.inspect import trace_command
 
-    trace_command(run, out, start, end)
+    trace_command(run, out, start, end, overwrite)
 
 
 @app.command()
@@ -182,47 +187,10 @@ def _options(
     pass
 
 
-def _fail(text: str, code: int) -> NoReturn:
-    print(f"aquasim: {text}", file=sys.stderr)
-    sys.exit(code)
-
-
-USAGE_ERROR: type[Exception] = next(k for k in typer.BadParameter.__mro__ if k.__name__ == "UsageError")
-"""Click's, wherever this version of typer keeps it."""
-
-
-def _misused(error: Any) -> NoReturn:
-    """Say in one line what is wrong with the words; help that was shown instead says nothing more."""
-    message = error.format_message()
-    if not message:
-        sys.exit(2)
-    command = error.ctx.command_path if error.ctx is not None else "aquasim"
-    _fail(f"{message.rstrip('.')}; see {command} --help", 2)
-
-
-class _Interrupted(BaseException):
-    """Ctrl-C. Not KeyboardInterrupt, which typer answers itself, in a way of its own in every version."""
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise _Interrupted
-
-
 def main() -> None:
     """Run the command line; a user's error is one line on stderr and exit code 2."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where a shell has it ignored
-        signal.signal(signal.SIGINT, _interrupt)
+        signal.signal(signal.SIGINT, interrupt)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # looking for plugins costs 20 ms a start
-    try:
+    with one_line():
         sys.exit(app(standalone_mode=False) or 0)
-    except UserError as error:
-        _fail(str(error), 2)
-    except RecursionError:
-        _fail("the input is nested too deeply", 2)
-    except _Interrupted:
-        _fail("interrupted", 130)
-    except USAGE_ERROR as error:
-        _misused(error)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the interpreter's last flush
-        sys.exit(141)

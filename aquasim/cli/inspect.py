@@ -1,30 +1,50 @@
 """`trace` and `schedule`: look at decisions and time lines."""
 
 import json
+import math
 import sys
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+from aquasim.cli.targets import check_file
 from aquasim.errors import UserError
 
 
-def trace_command(run: Path, out: Path | None, start: float | None, end: float | None) -> None:
+def trace_command(
+    run: Path, out: Path | None, start: float | None, end: float | None, overwrite: bool
+) -> None:
     """Write a run's time line as Chrome trace events."""
-    from aquasim.records.perfetto import write_trace
-    from aquasim.records.store import load
+    from aquasim.records.perfetto import EmptyWindowError, write_trace
+    from aquasim.records.store import DAMAGED, load_or_say, reason
 
     target = out or run / "trace.json.gz"
-    if start is not None and end is not None and not start < end:
-        raise UserError(f"--start {start:g} --end {end:g}: the end must be after the start")
+    _check_window(start, end)
+    check_file(target, overwrite or out is None)
+    record = load_or_say(run)
     try:
-        record = load(run)
         write_trace(record, target, start_s=start, end_s=end)
     except OSError as error:
         raise UserError(f"{target}: cannot be written: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    except EmptyWindowError as error:
+        raise UserError(f"{_window(start, end)}: {error}") from None
+    except DAMAGED as error:
+        raise UserError(f"{run}: its records do not fit together: {reason(error)}") from None
     print(target)
+
+
+def _check_window(start: float | None, end: float | None) -> None:
+    for option, value in (("--start", start), ("--end", end)):
+        if value is not None and not math.isfinite(value):
+            raise UserError(f"{option} {value:g}: a finite number of seconds is needed")
+    if start is not None and end is not None and not start < end:
+        raise UserError(f"{_window(start, end)}: the end must be after the start")
+
+
+def _window(start: float | None, end: float | None) -> str:
+    """Return the options as they were given."""
+    given = {"--start": start, "--end": end}
+    return " ".join(f"{option} {value:g}" for option, value in given.items() if value is not None)
 
 
 REQUIRED = ("num_blocks", "requests")

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 from aquasim.errors import UserError
+from aquasim.figures.text import shown
 
 Form = Literal["table", "json", "csv"]
 Row = Mapping[str, Any]
@@ -55,5 +56,11 @@ def _flat(row: Row, prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             found |= _flat(value, f"{prefix}{key}.")
         else:
-            found[f"{prefix}{key}"] = " ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            found[shown(f"{prefix}{key}")] = _cell(value)
     return found
+
+
+def _cell(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        value = " ".join(map(str, value))
+    return shown(value) if isinstance(value, str) else value

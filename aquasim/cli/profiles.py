@@ -47,24 +47,30 @@ def _summary(name: str) -> dict[str, Any]:
     }
 
 
+WIDEST = 80
+"""Columns of a terminal that are used at most."""
+
+
 def _print_profiles(rows: dict[str, dict[str, Any]]) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False, header_style="dim")
-    table.add_column("\nprofile", no_wrap=True)
-    table.add_column("\nGiB", justify="right")
-    for operator in OPERATORS:
-        table.add_column(_TITLES.get(operator, f"\n{operator}"), justify="right", no_wrap=True)
-    for name, row in rows.items():
-        errors = (_error(row["residuals"].get(operator)) for operator in OPERATORS)
-        table.add_row(name, f"{row['memory_gib']:.0f}", *errors)
+    from aquasim.cli.narrow import print_figures
+
     console = Console(highlight=False)
-    console.print(table)
+    if console.width > WIDEST:
+        console = Console(highlight=False, width=WIDEST)
+    titles = ["\nGiB", *(_TITLES.get(operator, f"\n{operator}") for operator in OPERATORS)]
+    print_figures(console, "profile", titles, {name: _cells(row) for name, row in rows.items()})
     console.print("[dim]relative errors on samples held out, median / 90th percentile in percent[/dim]")
     for name, row in rows.items():
         versions = ", ".join(f"{key} {value}" for key, value in row["versions"].items())
-        console.print(f"[bold]{name}[/bold] {row['title']}: {row['fitted_from']}; {versions}", soft_wrap=True)
+        says = "; ".join(text for text in (row["fitted_from"], versions) if text)
+        console.print(f"[bold]{name}[/bold] {row['title']}: {says}")
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    errors = (_error(row["residuals"].get(operator)) for operator in OPERATORS)
+    return [f"{row['memory_gib']:.0f}", *errors]
 
 
 _TITLES = {

@@ -1,10 +1,12 @@
 """`aquasim report`: a page of what other commands left behind."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from aquasim.cli.targets import check_file
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 
 def report(
     runs: Annotated[
-        list[Path],
+        list[str],
         typer.Argument(
             metavar="RUN...", help="Folders that run, compare, sweep, validate, reproduce or calibrate wrote."
         ),
@@ -27,7 +29,9 @@ def report(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a page that is there.")] = False,
 ) -> None:
     """Make one HTML file of runs, side by side: tables and figures that need no network."""
-    report_command(runs, out or Path("report.html"), figures, overwrite)
+    if not all(runs):
+        raise UserError("RUN '': a folder's or a file's name is needed")
+    report_command([Path(run) for run in runs], out or Path("report.html"), figures, overwrite)
 
 
 def report_command(paths: list[Path], out: Path, figures: Path | None, overwrite: bool) -> None:
@@ -51,10 +55,7 @@ def report_command(paths: list[Path], out: Path, figures: Path | None, overwrite
 
 def _check(out: Path, figures: Path | None, overwrite: bool) -> None:
     """Refuse, before anything is read, what could not be written afterwards."""
-    if out.is_dir():
-        raise UserError(f"--out {out}: is a folder; name a file")
-    if out.exists() and not overwrite:
-        raise UserError(f"--out {out}: exists; name a new one, or give --overwrite")
+    check_file(out, overwrite)
     if figures is not None and figures.exists():
         if not figures.is_dir():
             raise UserError(f"--figures {figures}: exists and is not a folder")
@@ -64,18 +65,16 @@ def _check(out: Path, figures: Path | None, overwrite: bool) -> None:
             )
 
 
-DAMAGED = (LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError)
-"""What folding tables that do not fit together may end in."""
-
-
 def _page(paths: list[Path]) -> "Page":
     """Return the page of everything the paths hold; what cannot be understood is one line."""
     import warnings
 
+    from aquasim.records.store import DAMAGED, reason
     from aquasim.report.documents import page_of
     from aquasim.report.sources import find
 
     found = find(paths)
+    _say_deep(paths, [place for place, _ in found.runs])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # numbers out of all bounds, in damaged records
@@ -83,5 +82,12 @@ def _page(paths: list[Path]) -> "Page":
     except UserError:
         raise
     except DAMAGED as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{paths[0]}: its records do not fit together: {text}") from None
+        raise UserError(f"{paths[0]}: its records do not fit together: {reason(error)}") from None
+
+
+def _say_deep(paths: list[Path], places: list[Path]) -> None:
+    """Say how many runs were found where some lie in folders of the folders that were named."""
+    given = {path.resolve() for path in paths}
+    deep = [place for place in places if place.parent.parent in given and not {place, place.parent} & given]
+    if deep:
+        print(f"note: {len(places)} runs found, {len(deep)} of them two folders deep", file=sys.stderr)

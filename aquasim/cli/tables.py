@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from aquasim.cli.narrow import print_figures
 from aquasim.scenario.schema import Scenario
 from aquasim.scenario.server import ServerScenario
 
@@ -50,13 +51,8 @@ def print_comparison(scenario: Scenario, results: dict[str, dict[str, Any]]) -> 
     """Print one row per system; the best value of each column is bold and starred."""
     console = Console()
     console.print(f"[bold]{plain(scenario.question)}[/bold]", highlight=False)
-    table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False, header_style="dim")
-    table.add_column("\nsystem", no_wrap=True)
-    for column in COLUMNS:
-        table.add_column(column.title, justify="right", no_wrap=True)
-    for name, cells in rows_of(COLUMNS, results).items():
-        table.add_row(plain(name), *cells)
-    console.print(table)
+    titles = [column.title for column in COLUMNS]
+    print_figures(console, "system", titles, rows_of(COLUMNS, results))
     _print_remarks(console, scenario, results)
 
 
@@ -92,7 +88,8 @@ def _print_remarks(console: Console, scenario: Scenario, results: dict[str, dict
     for name, summary in results.items():
         lost = summary["requests_rejected"]
         if lost:
-            console.print(f"{plain(name)}: {lost} requests rejected", style="yellow", highlight=False)
+            text = f"{plain(name)}: {lost:,} request{'s' * (lost != 1)} rejected"
+            console.print(text, style="yellow", highlight=False)
         if base and base is not summary and summary["ttft_p99"] and base["ttft_p99"] and summary["rct_p50"]:
             console.print(f"[dim]{plain(_against(name, summary, baseline, base))}[/dim]", highlight=False)
 
@@ -131,7 +128,7 @@ def _flat(summary: dict[str, Any], within: str = "") -> Iterator[tuple[str, str]
 
 
 def _link(link: dict[str, float]) -> str:
-    """Say what a link carried, how fast while busy, and which share of its capacity over the run."""
+    """Say what a link carried, how fast while busy, and which share of its capacity over the makespan."""
     rate = link["bytes"] / link["busy_s"] / 1e9 if link.get("busy_s") else 0.0
     return f"{link['bytes'] / 1e9:,.1f} GB at {rate:.0f} GB/s, {link.get('share', 0.0):.1%} of capacity"
 

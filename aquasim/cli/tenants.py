@@ -3,8 +3,8 @@
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from aquasim.cli.narrow import print_figures
 from aquasim.cli.tables import COLUMNS, Column, plain, rows_of
 from aquasim.scenario.server import ServerScenario
 
@@ -39,13 +39,7 @@ def _print_tenant(console: Console, name: str, found: dict[str, dict[str, Any]],
     kind = next(iter(found.values()))["kind"]
     console.print(f"\n[bold]{plain(name)}[/bold] ({kind})", highlight=False)
     columns = COLUMNS if kind == "llm" else WORK
-    table = Table(box=None, padding=(0, 0, 0, 1), pad_edge=False, header_style="dim")
-    table.add_column("\nsystem", no_wrap=True)
-    for column in columns:
-        table.add_column(column.title, justify="right", no_wrap=True)
-    for system, cells in rows_of(columns, found).items():
-        table.add_row(plain(system), *cells)
-    console.print(table)
+    print_figures(console, "system", [column.title for column in columns], rows_of(columns, found))
     for system, summary in found.items():
         if baseline in found and system != baseline:
             text = _against(summary, found[baseline])

@@ -12,7 +12,7 @@ Guards (`LaneRules.guarded`), each against a standstill of the released schedule
 Two more are against losses. Prompts that go to a host which does not keep up come back over PCIe, one by one; and
 where it hardly decodes, it gains nothing that is worth the part of HBM which `swap_in` leaves free:
 - slow: no prompt goes there while over `PILE` times as many are there as decode, or none decodes and this iteration
-  would not hide one like it either;
+  would not hide one like it either; unless its return costs next to nothing (`CHEAP`);
 - idle: while fewer than `FEW` decode there in the mean of the last iterations, requests return to all of HBM.
 """
 
@@ -33,6 +33,8 @@ HOST = "host"
 """The tier whose cores compute."""
 PILE = 4
 """Requests that a host may have for each that decodes there, and beside them."""
+CHEAP = 0.05
+"""Of the time of a prompt by itself."""
 FADE = 1 - 1 / 64
 """How the most, and the mean, that lately decoded there in one iteration is forgotten, per iteration."""
 FEW = 0.5
@@ -243,7 +245,7 @@ def _decide(s: "Scheduler", rules: LaneRules, out: bool) -> tuple[list[Side], in
     if not rules.gpu:
         _share(s, pair, slots, len(host))
         return pair, len(host)
-    if rules.guarded and s.hosted < 1 and host and not _hides(pair, host[0]):
+    if rules.guarded and s.hosted < 1 and host and not (_is_cheap(s, host[0]) or _hides(pair, host[0])):
         for _ in host:
             pair[0].drop()
             alone.drop()
@@ -337,7 +339,7 @@ def _candidates(s: "Scheduler", rules: LaneRules, out: bool) -> tuple[list[Reque
         if fits:
             held += need
             gpu.append(request)
-        elif rules.host and len(s.paged) + len(host) < pile:
+        elif rules.host and (len(s.paged) + len(host) < pile or _is_cheap(s, request)):
             room -= need
             staging -= need
             host.append(request)
@@ -346,6 +348,15 @@ def _candidates(s: "Scheduler", rules: LaneRules, out: bool) -> tuple[list[Reque
         slots -= 1
         tokens -= request.total
     return gpu, host, min(slots, tokens)
+
+
+def _is_cheap(s: "Scheduler", request: Request) -> bool:
+    """Say whether a prompt that goes to the host comes back in a small part of the time that it computes."""
+    tables = s.policy.predictor
+    assert tables is not None
+    copying = tables.copies.get(HOST)
+    blocks = s.blocks_for(request.total)
+    return copying is not None and blocks * copying.back <= CHEAP * tables.recompute(request.total)
 
 
 def host_room(s: "Scheduler", reserve: int) -> int:

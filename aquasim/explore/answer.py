@@ -58,7 +58,7 @@ def _answer(job: Job) -> dict[str, Any]:
 
 def said(systems: int, requests: int, seconds: float) -> str:
     """Say what was simulated, and in what time."""
-    each = f"{requests:,} requests{' each' if systems > 1 else ''}"
+    each = f"{requests:,} request{'s' * (requests != 1)}{' each' * (systems > 1)}"
     return f"{systems} system{'s' * (systems != 1)}, {each}, simulated in {seconds:.2f} s"
 
 

@@ -7,6 +7,7 @@ from threading import Lock
 from typing import Any
 
 from aquasim.explore.answer import Job
+from aquasim.processes import undisturbed
 
 LONGEST_S = 30.0
 """Seconds after which a simulation is given up."""
@@ -23,11 +24,8 @@ class Worker:
         context = get_context("spawn")
         self.connection, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs,), daemon=True)
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # Ctrl-C is the server's alone
-        try:
+        with undisturbed():  # Ctrl-C is the server's alone
             self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def ask(self, job: Job) -> dict[str, Any]:
@@ -100,6 +98,7 @@ class Workers:
 
 def _serve(connection: Connection) -> None:
     """Answer jobs until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     from aquasim.explore.answer import answer
 
     _warm()

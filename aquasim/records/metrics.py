@@ -46,19 +46,30 @@ def summarise(run: "Run", slo: Mapping[str, float] | None = None) -> dict[str, A
     requests = run.columns("requests")
     times = request_times(run)
     finished = requests["outcome"] == Outcome.FINISHED
-    makespan = _makespan(run)
+    seconds = makespan(run)
     summary = {
-        **_counts(run, makespan),
+        **_counts(run, seconds),
         **_latencies(times, finished),
         **_tokens(run),
         "fairness_jain": _fairness(times["normalised_s"][finished]),
-        **_engines(run, makespan),
+        **_engines(run, seconds),
         "paged_bytes": paged_bytes(run),
         "links": run.meta.get("links"),
     }
     if slo:
-        summary |= _goodput(times, finished, slo, makespan)
+        summary |= _goodput(times, finished, slo, seconds)
     return summary
+
+
+def makespan(run: "Run") -> float | None:
+    """Seconds from the first arrival to the last end of a request; None without any request.
+
+    The one time base of rates, of engines' `busy` and of links' `share`.
+    """
+    requests = run.columns("requests")
+    if not len(requests["arrival_ns"]):
+        return None
+    return float(requests["finished_ns"].max() - requests["arrival_ns"].min()) / NS
 
 
 def request_times(run: "Run") -> dict[str, Floats | Ints]:
@@ -161,14 +172,6 @@ def _goodput(
 
 
 # --- the whole run -----------------------------------------------------------------------------------------
-
-
-def _makespan(run: "Run") -> float | None:
-    """Seconds from the first arrival to the last end of a request; None without any request."""
-    requests = run.columns("requests")
-    if not len(requests["arrival_ns"]):
-        return None
-    return float(requests["finished_ns"].max() - requests["arrival_ns"].min()) / NS
 
 
 def _counts(run: "Run", makespan: float | None) -> dict[str, Any]:

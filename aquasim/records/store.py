@@ -12,14 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from aquasim.errors import UserError
 from aquasim.records.atomic import new_folder
+from aquasim.records.head import META, SCHEMA, read_head
 from aquasim.records.run import FIELDS, Columns, Run
 from aquasim.records.stats import Ints
 
-SCHEMA = 2
-"""Version of the layout of run folders; `load` reads this one only."""
-
-META, SUMMARY = "meta.json", "summary.json"
+SUMMARY = "summary.json"
 REPLACED = frozenset(
     {META, SUMMARY, "trace.json", "trace.json.gz", *(f"{table}.parquet" for table in FIELDS)}
 )
@@ -54,13 +53,38 @@ def load(folder: str | Path) -> Run:
     """Read a run folder back.
 
     Raises:
-        ValueError: in one line, which file is missing, damaged or of another version.
+        UserError: (a ValueError) in one line, which file is missing, damaged (at which key) or of another version.
     """
     folder = Path(folder)
-    head = _read_head(folder)
+    head = read_head(folder)
     labels = head["labels"]
     tables = {table: _read_table(folder / f"{table}.parquet", table, labels) for table in FIELDS}
     return Run.of_columns(tables, labels, head["meta"], head["name"])
+
+
+DAMAGED = (LookupError, ValueError, TypeError, AttributeError, AssertionError, ArithmeticError, MemoryError)
+"""What folding tables that do not fit together may end in."""
+
+
+def load_or_say(folder: Path) -> Run:
+    """Read a run folder back.
+
+    Raises:
+        UserError: in one line, whatever is wrong with it.
+    """
+    try:
+        return load(folder)
+    except UserError:
+        raise
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read: {error.strerror}") from None
+    except DAMAGED as error:
+        raise UserError(f"{folder}: damaged: {reason(error)}") from None
+
+
+def reason(error: Exception) -> str:
+    """Return the first line of an error, or its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 # --- the folder --------------------------------------------------------------------------------------------
@@ -88,28 +112,6 @@ def _keep_others(old: Path, new: Path) -> None:
 
 def _write_json(path: Path, value: Any) -> None:
     path.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-
-
-def _read_head(folder: Path) -> dict[str, Any]:
-    path = folder / META
-    if not path.is_file():
-        raise ValueError(
-            f"{folder}: not a run folder ({'no such folder' if not folder.exists() else 'no ' + META})"
-        )
-    try:
-        head = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: {_line(error)}") from error
-    version = head.get("schema") if isinstance(head, dict) else None
-    if version != SCHEMA:
-        raise ValueError(f"{path}: schema version {version}; this aquasim reads {SCHEMA}")
-    if missing := {"name", "labels", "meta"} - head.keys():
-        raise ValueError(f"{path}: no {', '.join(sorted(missing))}")
-    return head  # type: ignore[no-any-return]
-
-
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 # --- tables ------------------------------------------------------------------------------------------------
@@ -153,7 +155,7 @@ def _read_table(path: Path, table: str, labels: dict[str, list[str]]) -> Columns
     import pyarrow.parquet as pq
 
     if not path.is_file():
-        raise ValueError(f"{path}: missing")
+        raise UserError(f"{path}: missing")
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             found = file.read(columns=list(FIELDS[table]))
@@ -161,13 +163,13 @@ def _read_table(path: Path, table: str, labels: dict[str, list[str]]) -> Columns
         if missing := [name for name in FIELDS[table] if name not in found.column_names]:
             raise OSError(f"no column {missing[0]!r}")
     except (OSError, pa.ArrowException) as error:
-        raise ValueError(f"{path}: {_line(error)}") from error
+        raise UserError(f"{path}: {reason(error)}") from error
     columns = {}
     for name in FIELDS[table]:
         try:
             columns[name] = _decoded(found.column(name), labels.get(name))
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"{path}: column {name!r}: {error}") from error
+        except TypeError as error:
+            raise UserError(f"{path}: column {name!r}: {error}") from error
     return columns
 
 
@@ -183,9 +185,15 @@ def _decoded(column: Any, names: Sequence[str] | None) -> Ints:
         place = {name: index for index, name in enumerate(names)}
         parts = []
         for chunk in column.chunks:
-            codes = np.array([place[name] for name in chunk.dictionary.to_pylist()], np.int64)
+            codes = np.array([_place(place, name) for name in chunk.dictionary.to_pylist()], np.int64)
             parts.append(codes[_buffer(chunk.indices, np.int32)])
     return parts[0] if len(parts) == 1 else np.concatenate([np.zeros(0, np.int64), *parts])
+
+
+def _place(places: dict[str, int], name: str) -> int:
+    if name not in places:
+        raise TypeError(f"{META} has no label {name!r} for it")
+    return places[name]
 
 
 def _expect(column: Any, kind: Any) -> None:

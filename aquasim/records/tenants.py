@@ -10,6 +10,14 @@ if TYPE_CHECKING:
 NS = 1e9
 
 
+def makespan(run: "Run") -> float | None:
+    """Seconds from the first arrival or start of work to the last end of either, of all tenants; None without any."""
+    requests, work = run.columns("requests"), run.columns("work")
+    starts = np.concatenate((requests["arrival_ns"], work["start_ns"]))
+    ends = np.concatenate((requests["finished_ns"], work["end_ns"]))
+    return float(ends.max() - starts.min()) / NS if len(starts) else None
+
+
 def summarise_tenants(run: "Run") -> dict[str, dict[str, Any]]:
     """Return each tenant's figures: seconds, bytes; serving engines as `metrics.summarise`, others their work.
 

@@ -67,8 +67,11 @@ WORK = (
 def headline(
     summaries: Mapping[str, Summary], baseline: str | None, columns: Sequence[Column] = COLUMNS
 ) -> Table:
-    """Return a row per system, each figure with its change against the baseline below it."""
-    best = [_best(column, summaries) for column in columns]
+    """Return a row per system, each figure with its change against the baseline below it.
+
+    Without a baseline nothing is compared: no figure is marked best.
+    """
+    best = [_best(column, summaries) if baseline is not None else None for column in columns]
     base = summaries.get(baseline) if baseline is not None else None
     rows = []
     for name, summary in summaries.items():

@@ -66,11 +66,10 @@ def _samples(runs: Sequence[tuple[str, Run]]) -> Iterator[str]:
     seeds = {meta.get("seed") for meta in metas}
     if len(seeds) == 1:
         yield f"All is from one seed ({seeds.pop()}): other arrivals and lengths of the same kind give other tails."
-    counts = [run.count("requests") for _, run in runs]
-    if 0 < max(counts, default=0) < FEW:
-        yield (
-            f"With {max(counts):,} requests, the 99th percentile rests on the {max(1, max(counts) // 100)} slowest."
-        )
+    most = max((run.count("requests") for _, run in runs), default=0)
+    if 0 < most < FEW:
+        many = f"{most:,} request{'s' * (most != 1)}"
+        yield f"With {many}, the 99th percentile rests on the {max(1, most // 100)} slowest."
     for label, run in runs:
         lost = _unfinished(run)
         if lost:
@@ -78,7 +77,7 @@ def _samples(runs: Sequence[tuple[str, Run]]) -> Iterator[str]:
     if any(meta.get("oracle") for meta in metas):
         names = ", ".join(label for label, run in runs if run.meta.get("oracle"))
         yield f"{names} knows how long outputs will be, which no server does: a bound, not a proposal."
-    if max(counts, default=0) > MOST:
+    if most > MOST:
         yield "Figures over time fold many requests into each point, as they say; what is shorter is not seen there."
     yield "What happens beyond the last request, or under a longer load of the same kind, was not run."
 
@@ -87,7 +86,9 @@ def _unfinished(run: Run) -> str:
     outcomes = run.columns("requests")["outcome"]
     names = run.labels["outcome"]
     counts = {name: int((outcomes == code).sum()) for code, name in enumerate(names) if code}
-    return ", ".join(f"{count:,} requests {name}" for name, count in counts.items() if count)
+    return ", ".join(
+        f"{count:,} request{'s' * (count != 1)} {name}" for name, count in counts.items() if count
+    )
 
 
 def _notes(runs: Sequence[tuple[str, Run]]) -> Iterator[str]:

@@ -38,7 +38,7 @@ def readable(block: Any) -> Any:
 
 
 def links_table(runs: Sequence[tuple[str, Run]]) -> Table | None:
-    """Return what each link carried in each run, its speed while busy, and its share of capacity."""
+    """Return what each link carried in each run, its speed while busy, and its share of capacity over the run."""
     rows = []
     for label, run in runs:
         for name, link in (run.meta.get("links") or {}).items():
@@ -53,7 +53,7 @@ def links_table(runs: Sequence[tuple[str, Run]]) -> Table | None:
         "busy, s",
         "GB/s while busy",
         "capacity, GB/s",
-        "share of capacity",
+        "share of capacity over the makespan",
     )
     return Table(head, rows)
 

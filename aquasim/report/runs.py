@@ -1,7 +1,7 @@
 """A page of runs: one, a comparison, or tenants that share a server."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from aquasim import __version__
@@ -16,17 +16,22 @@ from aquasim.figures.theme import Figure
 from aquasim.figures.work import work_figures
 from aquasim.records.run import Run
 from aquasim.report.headline import COLUMNS, WORK, headline, in_short
+from aquasim.report.likeness import differences, in_words, tables
 from aquasim.report.limits import cannot_tell
 from aquasim.report.page import Details, Page, Part, Points, Section, Text
 from aquasim.report.provenance import links_table, profile_details
 
 Runs = Sequence[tuple[str, Run]]
-LINKS = "What every link carried, and how much of what it could have over the whole run"
+LINKS = "What every link carried, and how much of what it could have from the first arrival to the last end"
 
 
 def runs_page(runs: Runs) -> Page:
-    """Return the page of some runs, the first of which is the baseline unless the scenario names another."""
-    runs, baseline = _ordered(runs)
+    """Return the page of some runs, the first of which is the baseline unless the scenario names another.
+
+    Runs that are not of one experiment stand side by side, without a baseline and without a best.
+    """
+    unlike = differences(runs)
+    runs, baseline = (runs, None) if unlike else _ordered(runs)
     scenario = runs[0][1].meta.get("scenario") or {}
     same = all((run.meta.get("scenario") or {}) == scenario for _, run in runs)
     asked = {(run.meta.get("scenario") or {}).get("question") for _, run in runs}
@@ -34,7 +39,23 @@ def runs_page(runs: Runs) -> Page:
         (len(asked) == 1 and asked.pop())
         or (f"{len(runs)} runs side by side" if len(runs) > 1 else runs[0][0])
     )
-    return Page(title, [*_content(runs, baseline), *_ending(runs, same)], _lead(runs), _foot())
+    lead = _unlike_lead(runs, unlike) if unlike else _lead(runs)
+    sections = [*_warning(unlike), *_content(runs, baseline), *_ending(runs, same)]
+    return Page(title, sections, lead, _foot())
+
+
+def _unlike_lead(runs: Runs, unlike: Mapping[str, Sequence[str]]) -> str:
+    return f"{_kinds(runs)}: {len(runs)} runs that differ in {tables(unlike)}."
+
+
+def _warning(unlike: Mapping[str, Sequence[str]]) -> list[Section]:
+    """Say, before any figure, why runs are not compared."""
+    if not unlike:
+        return []
+    says = f"Their scenarios differ in {tables(unlike)}: no run is set against another, and no figure is marked best."
+    return [
+        Section("These runs are not of one experiment", [Text(says, strong=True), Points(in_words(unlike))])
+    ]
 
 
 def _ordered(runs: Runs) -> tuple[Runs, str | None]:
@@ -55,16 +76,21 @@ def _foot() -> str:
 def _lead(runs: Runs) -> str:
     meta = runs[0][1].meta
     machine = (meta.get("scenario") or {}).get("machine") or {}
-    kinds = {"measured" if run.meta.get("on") == "hardware" else "simulated" for _, run in runs}
     counts = {run.count("requests") for _, run in runs}
-    each = f"{max(counts):,} requests{' each' if len(runs) > 1 else ''}" if max(counts, default=0) else ""
+    most = max(counts, default=0)
+    each = f"{most:,} request{'s' * (most != 1)}{' each' * (len(runs) > 1)}" if most else ""
     systems = f"{len(runs)} systems" if len(runs) > 1 else f"system {runs[0][0]}"
     place = f"on {machine['server']}" if machine.get("server") else ""
     model = meta.get("model")
-    parts = [f"{' and '.join(sorted(kinds)).capitalize()}: {systems}", each, f"{model or ''} {place}".strip()]
+    parts = [f"{_kinds(runs)}: {systems}", each, f"{model or ''} {place}".strip()]
     seeds = {run.meta.get("seed") for _, run in runs}
     parts += [f"seed {seeds.pop()}"] if len(seeds) == 1 else []
     return ", ".join(part for part in parts if part) + "."
+
+
+def _kinds(runs: Runs) -> str:
+    kinds = {"measured" if run.meta.get("on") == "hardware" else "simulated" for _, run in runs}
+    return " and ".join(sorted(kinds)).capitalize()
 
 
 def _content(runs: Runs, baseline: str | None) -> list[Section]:

@@ -8,8 +8,9 @@ from typing import Any
 
 from aquasim.errors import UserError
 from aquasim.figures.text import short, shown
+from aquasim.records.head import META
 from aquasim.records.run import Run
-from aquasim.records.store import META, load
+from aquasim.records.store import load_or_say
 from aquasim.report.sweeps import is_sweep, read_sweep
 
 MOST_RUNS = 64
@@ -44,7 +45,7 @@ def find(paths: Sequence[Path]) -> Sources:
     places = list(dict.fromkeys(place.resolve() for place in places))
     if len(places) > MOST_RUNS:
         raise UserError(f"{paths[0]}: {len(places)} runs; a page holds at most {MOST_RUNS}, so name fewer")
-    found.runs = [(place, _load(place)) for place in places]
+    found.runs = [(place, load_or_say(place)) for place in places]
     return found
 
 
@@ -56,7 +57,7 @@ def _expected(path: Path) -> str:
 
 
 def _collect(path: Path, places: list[Path], found: Sources) -> None:
-    """Note the runs and documents of a path: itself, or what lies in it, two folders deep."""
+    """Note the runs and documents of a path: itself, or what lies in it; runs two folders deep, too."""
     if path.name == "sweep.json" and is_sweep(path.parent):
         path = path.parent
     if path.is_file():
@@ -72,14 +73,23 @@ def _collect(path: Path, places: list[Path], found: Sources) -> None:
         for name in ("validation.json", "report.json"):
             if (path / name).is_file():
                 _document(path / name, found)
-        folders = sorted(entry for entry in path.iterdir() if entry.is_dir())
-        nested = sorted((path / "runs").iterdir()) if (path / "runs").is_dir() else []
-        places += [entry for entry in (*folders, *nested) if (entry / META).is_file()]
+        places += _within(path)
         if not places and not found.documents:
             for entry in sorted(path.glob("*.json")):
                 _document(entry, found)
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _within(path: Path) -> list[Path]:
+    """Return the run folders that lie in a folder, or in one of its folders that is neither run nor sweep."""
+    found: list[Path] = []
+    for entry in sorted(entry for entry in path.iterdir() if entry.is_dir()):
+        if (entry / META).is_file():
+            found.append(entry)
+        elif not is_sweep(entry):
+            found += [inner for inner in sorted(entry.iterdir()) if (inner / META).is_file()]
+    return found
 
 
 def _document(path: Path, found: Sources) -> None:
@@ -109,18 +119,6 @@ def _kind(value: Any) -> str | None:
     if not isinstance(value, dict):
         return None
     return next((kind for kind, keys in _KEYS.items() if keys <= value.keys()), None)
-
-
-def _load(place: Path) -> Run:
-    try:
-        return load(place)
-    except UserError:
-        raise
-    except OSError as error:
-        raise UserError(f"{place}: cannot be read: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        text = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(text if isinstance(error, ValueError) else f"{place}: damaged: {text}") from None
 
 
 def labelled(runs: Sequence[tuple[Path, Run]]) -> list[tuple[str, Run]]:

@@ -8,6 +8,8 @@ Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Tokens = Annotated[int, Field(ge=1, le=10**9)]
+Requests = Annotated[int, Field(ge=1, le=10**8)]
+"""More do not fit in the memory of a machine, at some hundred bytes each."""
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 """Names become folders."""
 
@@ -187,7 +189,7 @@ class WorkloadTable(Table):
     path: Annotated[str, Field(min_length=1)] | None = None
     format: str = "auto"
     stand_in: str | None = None
-    requests: Positive | None = None
+    requests: Requests | None = None
     """At most this many."""
     duration_s: Rate | None = None
     start_s: Seconds | None = None

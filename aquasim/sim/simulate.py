@@ -15,6 +15,7 @@ from aquasim.hardware.memory import GIB
 from aquasim.hardware.profile import Profile, load_profile
 from aquasim.hardware.steps import Steps
 from aquasim.models import Model, load_model
+from aquasim.records.metrics import makespan
 from aquasim.records.run import Run
 from aquasim.records.tables import RunTables
 from aquasim.scenario.schema import MachineTable, Scenario, SystemTable
@@ -170,7 +171,8 @@ def simulate_system(
             " stands still where a request outgrows its limits"
         )
     assert not engine.live, f"requests never ended: {list(engine.live)[:5]}"
-    run = Run([(name, tables)], _meta(plan, name, system, limits, policy, server, env))
+    run = Run([(name, tables)], _meta(plan, name, system, limits, policy))
+    run.meta["links"] = links(server, makespan(run))
     run.log = engine.log
     return run
 
@@ -243,9 +245,7 @@ def _advance(env: Clock, workload: Workload, source: Source, progress: Progress 
             progress(source.sent / len(workload))
 
 
-def _meta(
-    plan: Plan, name: str, system: SystemTable, limits: Limits, policy: Policy, server: Server, env: Clock
-) -> dict[str, Any]:
+def _meta(plan: Plan, name: str, system: SystemTable, limits: Limits, policy: Policy) -> dict[str, Any]:
     llm = plan.llm
     return {
         "scenario": plan.scenario.model_dump(mode="json", exclude_none=True),
@@ -265,18 +265,20 @@ def _meta(
         "requests": len(plan.workload),
         "notes": list(plan.notes),
         "slo": plan.scenario.slo.model_dump(exclude_none=True) if plan.scenario.slo else None,
-        "links": links(server, env.ns / 1e9),
     }
 
 
-def links(server: Server, seconds: float) -> dict[str, dict[str, float]]:
-    """What each link carried in so many seconds, and its share of what it could have."""
+def links(server: Server, seconds: float | None) -> dict[str, dict[str, float]]:
+    """What each link carried, and its share of what it could have carried in the run's makespan, so many seconds.
+
+    `busy_s` is the time with any traffic; `share` is `bytes / (capacity * seconds)`.
+    """
     return {
         port.name: {
             "bytes": port.carried,
             "capacity": port.capacity,
             "busy_s": port.busy(server.fabric.env.ns),
-            "share": port.carried / port.capacity / seconds,
+            "share": port.carried / port.capacity / seconds if seconds else 0.0,
         }
         for port in server.fabric.ports.values()
         if port.carried

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from aquasim.cli.app import app
 from aquasim.cli.output import print_csv
 from aquasim.errors import UserError
+from aquasim.figures.text import shown
 
 SMALL = ("small-h100", "--set", "workload.requests=12")
 Count = Callable[[Any], int]
@@ -70,7 +71,7 @@ def test_both_forms_at_once_are_refused(words: tuple[str, ...]) -> None:
 
 @given(st.lists(st.dictionaries(st.sampled_from("abc"), CELLS), max_size=5))
 def test_whatever_a_cell_says_is_one_cell(rows: list[dict[str, Any]]) -> None:
-    """Commas, quotes, line breaks: a reader gets back the text of every cell, and nothing for what is missing."""
+    """Commas, quotes, line breaks: a reader gets back every cell, controls shown; nothing for what is missing."""
     out = io.StringIO(newline="")
     with contextlib.redirect_stdout(out):
         print_csv(rows)
@@ -78,5 +79,5 @@ def test_whatever_a_cell_says_is_one_cell(rows: list[dict[str, Any]]) -> None:
     keys = list(dict.fromkeys(key for row in rows for key in row))
     if keys:
         assert [[row[key] for key in keys] for row in found] == [
-            [str(row.get(key, "")) for key in keys] for row in rows
+            [shown(str(row.get(key, ""))) for key in keys] for row in rows
         ]

@@ -57,9 +57,10 @@ class Explorer:
 
 @contextmanager
 def exploring(*words: object) -> Iterator[Explorer]:
-    """Start the command and end it by Ctrl-C."""
+    """Start the command, in a process group of its own as a terminal does, and end it by a signal."""
     command = [sys.executable, "-m", "aquasim", "explore", "--no-browser", *map(str, words)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **streams) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line.startswith("http://"):

@@ -1,6 +1,7 @@
 """`aquasim explore` as a process: what it answers, what it refuses, how it ends."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -206,6 +207,26 @@ def test_it_ends_with_its_workers(start: Callable[..., Any], number: signal.Sign
         _, said = running.process.communicate(timeout=20)
     assert running.process.returncode == 0
     assert said == ""
+    assert children
+    until = time.monotonic() + 10
+    while any(Path(f"/proc/{child}").exists() for child in children):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize("after", ["at once", "warm", "simulating"])
+def test_ctrl_c_in_a_terminal_is_silent(start: Callable[..., Any], after: str) -> None:
+    """SIGINT goes to the whole group, also while workers start: code 0, no traceback of any of them, none left."""
+    with start() as running, ThreadPoolExecutor(1) as pool:
+        if after == "warm":
+            assert running.simulate({}, ["fcfs"]).status == 200
+        elif after == "simulating":
+            pool.submit(running.simulate, {}, ["fcfs", "aqua"])
+            time.sleep(0.3)
+        children = _children(running.process.pid)
+        os.killpg(running.process.pid, signal.SIGINT)
+        _, said = running.process.communicate(timeout=20)
+    assert (running.process.returncode, said) == (0, "")
     assert children
     until = time.monotonic() + 10
     while any(Path(f"/proc/{child}").exists() for child in children):

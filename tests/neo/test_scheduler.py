@@ -14,12 +14,13 @@ from tables import predictor
 from aquasim.core import Aborted, Lanes, Limits, Step, Transfer, make_policy, replay
 from aquasim.core.lanes import Side, remains
 from aquasim.core.policies.base import Policy
+from aquasim.core.predictor import Copying
 from aquasim.core.request import Request
 
 LANED = ("neo", "gpu-only", "fastdecode")
 
 
-def policy(name: str, machine: dict[str, float] | None = None, **options: Any) -> Policy:
+def policy(name: str, machine: dict[str, Any] | None = None, **options: Any) -> Policy:
     """Return a policy with tables."""
     made = make_policy(name, **options)
     made.predictor = predictor(**(machine or {}))
@@ -37,7 +38,7 @@ def steps(driver: Driver) -> list[Step]:
     return [command for command in driver.commands if isinstance(command, Step)]
 
 
-def random_case(seed: int) -> tuple[Limits, Load, dict[str, float]]:
+def random_case(seed: int) -> tuple[Limits, Load, dict[str, Any]]:
     """Return a small engine with a host, a load for it, and a machine on which the host is of some use, or none."""
     rng = random.Random(seed)
     blocks = rng.randint(6, 40)
@@ -54,7 +55,11 @@ def random_case(seed: int) -> tuple[Limits, Load, dict[str, float]]:
         for _ in range(rng.randint(1, 25))
     ]
     aborts = {rng.randint(0, 100): [rng.randrange(len(jobs))] for _ in range(rng.randint(0, 3))}
-    machine = {"host": rng.choice([0.01, 1.0, 5.0, 50.0]), "launch": rng.choice([0.0, 300.0, 2000.0])}
+    machine = {
+        "host": rng.choice([0.01, 1.0, 5.0, 50.0]),
+        "launch": rng.choice([0.0, 300.0, 2000.0]),
+        "copies": {"host": Copying(0.0, rng.choice([0.0, 1e9]))},
+    }
     return limits, Load(jobs, aborts), machine
 
 
@@ -260,6 +265,15 @@ def test_prompts_go_only_to_a_host_that_decodes() -> None:
 
     assert len(moves(True)) == 2
     assert moves(False) == []
+
+
+@pytest.mark.parametrize(("back_ns", "staged"), [(25.0, 1), (27.0, 0)])
+def test_prompts_go_to_any_host_from_which_a_return_is_cheap(back_ns: float, staged: int) -> None:
+    """30 tokens are 8 blocks and take 4 x (1000 + 60) ns by themselves: 26.5 ns a block are a twentieth."""
+    copies = {"host": Copying(0.0, back_ns)}
+    made = policy("neo", {"host": 1e6, "copies": copies})
+    log = Player(sizes(max_repeat=1), made, [(0, 70, 6), (1, 30, 3)]).play()
+    assert sum("staged" in line for line in log) == staged
 
 
 def test_all_of_the_gpu_is_used_while_the_host_decodes_nobody() -> None:

@@ -6,7 +6,9 @@ import math
 import numpy as np
 import pytest
 
-from aquasim.records.metrics import paged_bytes, request_times, summarise
+import aquasim
+from aquasim.records import tenants
+from aquasim.records.metrics import makespan, paged_bytes, request_times, summarise
 from aquasim.records.run import Run
 from aquasim.records.tables import RunTables
 
@@ -157,3 +159,24 @@ def test_two_engines_are_one_sample(toy, tables):
     assert request_times(run)["preemptions"].sum() == sum(
         request_times(single)["preemptions"].sum() for single in runs
     )
+
+
+@pytest.mark.parametrize(
+    ("scenario", "system", "changes"),
+    [
+        ("burst-h100", "cfs-peer", []),
+        ("small-h100", "cfs-host", ["workload.requests=60"]),
+        ("aqua/s5-elastic-h100", "intended", ["duration_s=20"]),
+    ],
+)
+def test_a_links_share_is_of_the_makespan(scenario, system, changes):
+    """`share` is bytes over capacity times the makespan, which also `busy` and rates are of; never over one."""
+    run = aquasim.simulate(scenario, system, changes=changes)
+    summary = run.summary()
+    seconds = tenants.makespan(run)
+
+    assert "tenants" in summary or seconds == makespan(run) == summary["makespan_s"]
+    assert summary["links"]
+    for link in summary["links"].values():
+        assert link["share"] == pytest.approx(link["bytes"] / (link["capacity"] * seconds), rel=1e-12)
+        assert 0 < link["share"] <= 1

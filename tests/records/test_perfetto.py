@@ -6,7 +6,8 @@ from collections import defaultdict
 import pytest
 from trace_events import Seen, check, ns, read
 
-from aquasim.records.perfetto import write_trace
+from aquasim.records.perfetto import EmptyWindowError, write_trace
+from aquasim.records.perfetto.write import span
 from aquasim.records.run import Run
 from aquasim.records.tables import RunTables
 
@@ -105,19 +106,33 @@ def test_a_limit_says_what_it_left_out(paged, tmp_path):
     assert trace["otherData"]["left_out"] == left_out
 
 
-@pytest.mark.parametrize("window", [(0.5, 0.7), (0.0, 0.3), (1.5, None), (99.0, None)])
+@pytest.mark.parametrize("window", [(0.5, 0.7), (0.0, 0.3), (1.5, None), (-1e300, 0.3), (1.5, 1e300)])
 def test_a_window_shows_what_reaches_into_it(paged, tmp_path, window):
-    """Steps that touch the window are shown, the others are counted; flows still start and end."""
+    """Steps that touch the window are shown, the others are counted; the window told is within the run."""
     start, end = window
     left_out = write_trace(paged.run, tmp_path / "t.json", start_s=start, end_s=end)
     trace = read(tmp_path / "t.json")
     check(trace)
     steps = Seen(trace).on("GPU iterations")
 
-    assert bool(steps) == (start < 99)
+    first, last = span(paged.run)
+
+    assert steps
     assert all(e["ts"] + e["dur"] >= start * 1e6 and e["ts"] < (end or 1e9) * 1e6 for e in steps)
     assert left_out["steps"] == paged.run.count("steps") - len(steps) > 0
-    assert trace["otherData"]["window_s"][0][:2] == ["gpu0", start]
+    assert trace["otherData"]["window_s"] == [["gpu0", max(start, first / 1e9), min(end or 1e9, last / 1e9)]]
+
+
+@pytest.mark.parametrize("window", [(99.0, None), (1e300, None), (None, 0.0), (-5.0, -1.0), (50.0, 60.0)])
+def test_a_window_without_anything_is_refused(paged, tmp_path, window):
+    """The error says where the run lies, and nothing is written."""
+    first, last = span(paged.run)
+    with pytest.raises(EmptyWindowError, match=f"the run goes from {first / 1e9:g} s to {last / 1e9:g} s"):
+        write_trace(paged.run, tmp_path / "t.json", start_s=window[0], end_s=window[1])
+    with pytest.raises(ValueError, match="finite"):
+        write_trace(paged.run, tmp_path / "t.json", start_s=float("nan"))
+
+    assert not list(tmp_path.iterdir())
 
 
 def test_step_names_say_what_ran(paged, tmp_path):
@@ -126,6 +141,7 @@ def test_step_names_say_what_ran(paged, tmp_path):
     names = [event["name"] for event in Seen(read(tmp_path / "t.json")).on("GPU iterations")]
 
     assert any(name.startswith("decode x") and name.endswith(" seqs)") for name in names)
+    assert not any(" (1 seqs)" in name or " 1 decodes" in name for name in names)
     assert any(name.startswith("prefill ") and name.endswith(" decodes") for name in names)
 
 

@@ -8,6 +8,6 @@ A request is an async track with its phases, and a flow through every slice that
 its whole life. Counters say how full everything was. Times are microseconds from the start of the run.
 """
 
-from aquasim.records.perfetto.write import write_trace
+from aquasim.records.perfetto.write import EmptyWindowError, write_trace
 
-__all__ = ["write_trace"]
+__all__ = ["EmptyWindowError", "write_trace"]

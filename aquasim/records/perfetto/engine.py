@@ -49,9 +49,12 @@ def _steps(part: Part, track: Track) -> Iterator[Event]:
 
 def _step_name(row: dict[str, int]) -> str:
     """`prefill 512 + 13 decodes`, `prefill 512` or `decode x12 (8 seqs)`."""
+    many = "s" * (row["batch"] != 1)
     if row["prefills"]:
-        return f"prefill {row['prefill_tokens']}" + (f" + {row['batch']} decodes" if row["batch"] else "")
-    return f"decode x{row['iterations']} ({row['batch']} seqs)"
+        return f"prefill {row['prefill_tokens']}" + (
+            f" + {row['batch']} decode{many}" if row["batch"] else ""
+        )
+    return f"decode x{row['iterations']} ({row['batch']} seq{many})"
 
 
 def _slices(kind: Kind, track: Track, flows: Flows, points: Points) -> Iterator[Event]:

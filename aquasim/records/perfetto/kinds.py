@@ -107,7 +107,7 @@ def _copies(part: Part, kind: int, tier: int) -> Kind:
     def words(row: dict[str, int]) -> tuple[str, dict[str, Any]]:
         about = {key: row[key] for key in ("transfer", "blocks", "requests")}
         about |= {} if size is None else {"bytes": row["blocks"] * size}
-        return f"{name}: {row['blocks']} blocks", about
+        return f"{name}: {row['blocks']} block{'s' * (row['blocks'] != 1)}", about
 
     return Kind(name, 10 + 3 * tier + kind, columns, words)
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import math
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,10 @@ from aquasim.records.perfetto.tracks import Event, plain, thread_numbers
 from aquasim.records.run import Columns, Run
 from aquasim.records.stats import Ints
 from aquasim.records.tokens import durations
+
+
+class EmptyWindowError(ValueError):
+    """Nothing of the run lies between the times asked for; the text says where it lies."""
 
 
 class Window(NamedTuple):
@@ -45,9 +50,12 @@ def write_trace(
 
     Returns:
         How many steps, transfers and requests were left out; also in the trace, as `otherData`.
+
+    Raises:
+        EmptyWindowError: nothing lies between `start_s` and `end_s`.
     """
     path = Path(path)
-    bounds = Window(_ns(start_s, -1), _ns(end_s, 2**63 - 1))
+    bounds = _bounds(run, start_s, end_s)
     windows = [_window(run.columns("steps", e), limit, bounds) for e in range(len(run.engines))]
     left_out = {table: _left_out(run, table, windows) for table in ("steps", "transfers", "requests")}
     with new_file(path) as part, _open(part, path.suffix == ".gz") as file:
@@ -88,8 +96,9 @@ def _notes(run: Run, left_out: dict[str, int], windows: list[Window]) -> dict[st
     notes: dict[str, Any] = {"run": plain(run.name)}
     if any(left_out.values()):
         notes["left_out"] = left_out
+        first, last = span(run)
         notes["window_s"] = [
-            [plain(engine), window.start / 1e9, window.end / 1e9]
+            [plain(engine), max(window.start, first) / 1e9, min(window.end, last) / 1e9]
             for engine, window in zip(run.engines, windows, strict=True)
         ]
     return notes
@@ -98,8 +107,35 @@ def _notes(run: Run, left_out: dict[str, int], windows: list[Window]) -> dict[st
 # --- the part that is shown --------------------------------------------------------------------------------
 
 
+FIRST, LAST = -1, 2**63 - 1
+"""Nanoseconds before and after anything in a run."""
+
+
+def _bounds(run: Run, start_s: float | None, end_s: float | None) -> Window:
+    """Return the window asked for, which must have something of the run in it; all there is if nothing was."""
+    if start_s is None and end_s is None:
+        return Window(FIRST, LAST)
+    window = Window(_ns(start_s, FIRST), _ns(end_s, LAST))
+    tables = [(table, run.columns(table)) for table in TIMED]
+    if not any(len(shown(table, columns, window)) for table, columns in tables):
+        first, last = span(run)
+        raise EmptyWindowError(f"nothing lies there; the run goes from {first / 1e9:g} s to {last / 1e9:g} s")
+    return window
+
+
+def span(run: Run) -> tuple[int, int]:
+    """Return when the first thing of a run began and the last one ended, in nanoseconds."""
+    times = [interval(table, run.columns(table)) for table in TIMED]
+    starts = [int(start.min()) for start, _ in times if len(start)]
+    return min(starts, default=0), max((int(end.max()) for _, end in times if len(end)), default=0)
+
+
 def _ns(seconds: float | None, default: int) -> int:
-    return default if seconds is None else round(seconds * 1e9)
+    if seconds is None:
+        return default
+    if not math.isfinite(seconds):
+        raise ValueError(f"{seconds:g}: a finite number of seconds is needed")
+    return round(min(max(seconds * 1e9, FIRST), 2.0**62))
 
 
 def _window(steps: Columns, limit: int | None, bounds: Window) -> Window:
@@ -110,16 +146,24 @@ def _window(steps: Columns, limit: int | None, bounds: Window) -> Window:
     return Window(bounds.start, int(steps["start_ns"][picked[limit]]))
 
 
-_INTERVALS = {"requests": ("arrival_ns", "finished_ns")}
+TIMED = ("steps", "requests", "transfers", "fetches", "work", "leases")
+"""Tables of what happens at a time."""
+_INTERVALS = {"requests": ("arrival_ns", "finished_ns"), "leases": ("time_ns", "time_ns")}
 """Where the times of a table stand that are not `start_ns` and `end_ns`."""
 
 
-def shown(table: str, columns: Columns, window: Window) -> Ints:
-    """Return the rows of a table that reach into a window."""
+def interval(table: str, columns: Columns) -> tuple[Ints, Ints]:
+    """Return when each row of a table began and ended, in nanoseconds."""
     if table == "steps":
-        return window.rows(columns["start_ns"], step_ends(columns) - 1)
+        return columns["start_ns"], step_ends(columns)
     start, end = _INTERVALS.get(table, ("start_ns", "end_ns"))
-    return window.rows(columns[start], columns[end])
+    return columns[start], columns[end]
+
+
+def shown(table: str, columns: Columns, window: Window) -> Ints:
+    """Return the rows of a table that reach into a window; a step that ends as it starts does not."""
+    starts, ends = interval(table, columns)
+    return window.rows(starts, ends - 1 if table == "steps" else ends)
 
 
 def _left_out(run: Run, table: str, windows: list[Window]) -> int:

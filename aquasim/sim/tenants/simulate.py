@@ -10,6 +10,7 @@ from aquasim.models import load_model
 from aquasim.producers import load_producer
 from aquasim.records.run import Run
 from aquasim.records.tables import RunTables
+from aquasim.records.tenants import makespan
 from aquasim.scenario.server import BatchTable, LendsTable, LlmTable, LongPromptTable
 from aquasim.sim.clock import Clock
 from aquasim.sim.leasing import MARKETS, Market
@@ -42,7 +43,9 @@ def simulate_tenants(plan: SystemPlan, progress: Callable[[float], None] | None 
         assert env.ns < LONGEST_S * 1e9, f"no end: {busy}"
         if progress is not None:
             progress(min(_progress(tenant, env, plan) for tenant in tenants))
-    return Run(built.records, _meta(plan, built, env), plan.system)
+    run = Run(built.records, _meta(plan, built), plan.system)
+    run.meta["links"] = links(built.server, makespan(run))
+    return run
 
 
 def _progress(tenant: Tenant, env: Clock, plan: SystemPlan) -> float:
@@ -268,7 +271,7 @@ class Built:
             )
 
 
-def _meta(plan: SystemPlan, built: Built, env: Clock) -> dict[str, Any]:
+def _meta(plan: SystemPlan, built: Built) -> dict[str, Any]:
     serving = {name: meta for name, meta in built.meta.items() if "blocks" in meta}
     engines = {engine: engine.split(".2")[0] for engine, _ in built.records}
     return {
@@ -280,5 +283,4 @@ def _meta(plan: SystemPlan, built: Built, env: Clock) -> dict[str, Any]:
         "profile": plan.profile.name,
         "seed": plan.scenario.seed,
         "notes": list(plan.notes),
-        "links": links(built.server, env.ns / 1e9),
     }
