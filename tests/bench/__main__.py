@@ -1,8 +1,10 @@
 """`python -m tests.bench`: what simulating costs, as a table. CPU seconds, best of three."""
 
+import importlib.util
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -126,6 +128,25 @@ def _replay(limits, policy, log) -> None:  # type: ignore[no-untyped-def]
             scheduler.handle(now, event)
 
 
+def host_attention(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Bytes of KV cache per CPU second over those of a plain read of the same memory, at equal tokens."""
+    if importlib.util.find_spec("torch") is None:
+        return
+    sys.path.append(str(Path(__file__).resolve().parents[1] / "runtime" / "host"))
+    import speed
+
+    counts = (1, 8, 64, 256)
+    for shape, dtype in (("7B", "float16"), ("8B", "float16"), ("8B", "float32"), ("70B", "float16")):
+        bench = speed.Bench(shape, dtype, 16384, 1.0, os.cpu_count() or 1)
+        calls = {"read": bench.read, **{str(n): bench.attention("native", n) for n in counts}}
+        found = speed.rates(bench, calls, 15, time.process_time)
+        mine = [found[str(n)] / found["read"] for n in counts]
+        heads, kv_heads, _ = speed.SHAPES[shape]
+        name = f"host attention, {heads // kv_heads} per KV head, {dtype}: of a plain read"
+        yield name, f"{statistics.median(mine):.0%}", ">= 70%"
+        yield f"  most over least, {counts[0]} to {counts[-1]} requests", f"{max(mine) / min(mine):.2f}x", ""
+
+
 def main() -> None:
     """Print the table."""
     table = Table(title="aquasim bench", box=None, header_style="dim")
@@ -134,7 +155,7 @@ def main() -> None:
     with TemporaryDirectory() as folder:
         file = Path(folder) / "load.toml"
         file.write_text(LOAD)
-        for part in (requests_per_second, decisions, processes):
+        for part in (requests_per_second, decisions, processes, host_attention):
             for row in part(file):
                 table.add_row(*row)
     loop = min(cpu(lambda: sum(i for i in range(10_000_000))) for _ in range(3))
