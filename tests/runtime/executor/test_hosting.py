@@ -32,10 +32,10 @@ WEIGHTS = random_weights(CONFIG, seed=3)
 Job = tuple[list[int], int]
 
 
-def policy(name: str, machine: dict[str, float]) -> Policy:
+def policy(name: str, machine: dict[str, Any]) -> Policy:
     """Return a policy with tables."""
     made = make_policy(name)
-    made.predictor = predictor(**machine, copies={"host": Copying(10.0, 10.0)})
+    made.predictor = predictor(**{"copies": {"host": Copying(10.0, 10.0)}, **machine})
     return made
 
 
@@ -43,7 +43,7 @@ class Stage:
     """A tiny model whose cache holds a few requests, a host that attends, and an executor over both."""
 
     def __init__(
-        self, name: str, blocks: int = 12, tier: int = 200, machine: dict[str, float] | None = None,
+        self, name: str, blocks: int = 12, tier: int = 200, machine: dict[str, Any] | None = None,
         worker: Threaded | None = None,
     ) -> None:  # fmt: skip
         self.machine = machine or {}
@@ -144,15 +144,17 @@ def play(stage: Stage, load: list[Job], aborts: dict[int, int] | None = None, ev
         ("neo", {}),
         ("neo", {"host": 0.01, "launch": 0.0}),
         ("neo", {"host": 1e6}),
+        ("neo", {"host": 1e6, "copies": {"host": Copying(1e9, 1e9)}}),
         ("fastdecode", {}),
         ("hybrid", {"host": 0.01, "launch": 0.0}),
     ],
 )
-def test_tokens_never_change(name: str, machine: dict[str, float]) -> None:
+def test_tokens_never_change(name: str, machine: dict[str, Any]) -> None:
     """A load three times the cache: every request says what it says alone; and each did what it was to do.
 
     gpu-only swaps both ways and nothing on the host; neo decodes on either side and swaps, and on a host too slow it
-    swaps only; fastdecode decodes on the host only, in both sub-batches; hybrid is as neo, its copies beside compute.
+    swaps only, or has prompts there if they come back for next to nothing; fastdecode decodes on the host only, in
+    both sub-batches; hybrid is as neo, its copies beside compute.
     """
     stage, load = Stage(name, machine=machine), jobs(5, 14)
     play(stage, load)
@@ -171,7 +173,7 @@ def test_tokens_never_change(name: str, machine: dict[str, float]) -> None:
         assert stage.kinds() == {"out", "in"}
         assert stage.pager.moved_bytes > 0
         assert (stage.host.computed > 0) == (machine.get("host") != 1e6)
-        assert (stage.host.staged > 0) == (machine.get("host") != 1e6)  # none to a host too slow
+        assert (stage.host.staged > 0) == ("copies" not in machine)
     stage.close()
 
 
