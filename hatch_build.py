@@ -22,6 +22,8 @@ MODULES = (
     "aquasim/core/pager.py",
     "aquasim/core/slices.py",
     "aquasim/core/chunked.py",
+    "aquasim/core/sides.py",
+    "aquasim/core/hosts.py",
     "aquasim/core/lanes.py",
     "aquasim/core/beside.py",
     "aquasim/core/predictor.py",

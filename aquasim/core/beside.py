@@ -7,10 +7,11 @@ no room may be computed straight into the host's memory instead of displacing so
 from operator import attrgetter
 from typing import TYPE_CHECKING
 
-from aquasim.core import chunked, lanes
+from aquasim.core import chunked, hosts
 from aquasim.core.chunked import Chunks
-from aquasim.core.lanes import HOST, Side
+from aquasim.core.hosts import HOST
 from aquasim.core.request import Request
+from aquasim.core.sides import Side, spare_prompts
 
 if TYPE_CHECKING:
     from aquasim.core.scheduler import Scheduler
@@ -36,11 +37,11 @@ def build(s: "Scheduler") -> tuple[Chunks, bool, int]:
         return chunks, decode, repeat
     sides, count = _plan(s, chunks, decode, prompts, candidates)
     for request in prompts[:count]:
-        lanes.stage(s, request)
+        hosts.stage(s, request)
         chunks.append((request, request.total))
     if candidates:
         s.policy.hosted(sum([len(side.host) for side in sides]), len(candidates))
-    lanes.commit_host(s, sides, tuple([request.id for request in prompts[:count]]))
+    hosts.commit(s, sides, tuple([request.id for request in prompts[:count]]))
     return chunks, decode, 1
 
 
@@ -55,7 +56,7 @@ def _prompts(s: "Scheduler", chunks: Chunks) -> list[Request]:
         fits = not found and s.admissible(request, [])
         if seats <= len(found) or request.total > budget or total > room or fits:
             break
-        if total > lanes.host_room(s, s.pool.capacity) or not s.policy.stages(request, s):
+        if total > hosts.host_room(s, s.pool.capacity) or not s.policy.stages(request, s):
             break
         if not s.pager.spare(HOST, total):
             break
@@ -119,9 +120,9 @@ def _plan(
     )
     taken = sum([s.blocks_for(request.total) for request in prompts])
     _make_room(s, candidates, taken)
-    lanes.hide(s, pair, slots, candidates, s.pager.tiers[HOST].free - taken)
+    hosts.hide(s, pair, slots, candidates, s.pager.tiers[HOST].free - taken)
     if not second.host:
         return [], left
-    started -= lanes.spare_prompts(pair, started, flat)
+    started -= spare_prompts(pair, started, flat)
     served, time = first.sequences + second.sequences, first.gpu + second.gpu
     return (pair, started) if served * alone.gpu > alone.sequences * time else ([], left)

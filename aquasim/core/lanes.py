@@ -16,21 +16,19 @@ where it hardly decodes, it gains nothing that is worth the part of HBM which `s
 - idle: while fewer than `FEW` decode there in the mean of the last iterations, requests return to all of HBM.
 """
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from aquasim.core.chunked import Chunks, repeats
-from aquasim.core.events import Lanes
+from aquasim.core.hosts import HOST, commit, hide, host_room, share, spare_blocks, stage
 from aquasim.core.limits import Limits
 from aquasim.core.policies.base import FOREVER, LaneRules, Policy
 from aquasim.core.predictor import Curve, Predictor, Surface
 from aquasim.core.request import Request, State
+from aquasim.core.sides import Side, hides, spare_prompts
 
 if TYPE_CHECKING:
     from aquasim.core.scheduler import Scheduler
 
-HOST = "host"
-"""The tier whose cores compute."""
 PILE = 4
 """Requests that a host may have for each that decodes there, and beside them."""
 CHEAP = 0.05
@@ -44,88 +42,6 @@ FEW = 0.5
 _NOTHING = Predictor(
     1, Curve([1], [0.0]), Curve([1], [0.0]), Curve([1], [0.0]), Surface([1], [Curve([1], [0.0])]), 0.0
 )
-
-
-class Side:
-    """A sub-batch as it is put together, and what its parts take per layer (ns)."""
-
-    __slots__ = (
-        "attention",
-        "host",
-        "host_ns",
-        "linear",
-        "prefills",
-        "sequences",
-        "tables",
-        "tokens",
-        "width",
-    )
-
-    def __init__(self, tables: Predictor) -> None:
-        self.tables = tables
-        self.width = 0
-        """Tokens that go through the products."""
-        self.sequences = 0
-        self.linear = 0.0
-        self.attention = 0.0
-        """On the GPU."""
-        self.prefills: list[Request] = []
-        self.host: list[Request] = []
-        self.tokens = 0
-        """KV tokens of `host`."""
-        self.host_ns = 0.0
-
-    @property
-    def gpu(self) -> float:
-        """Time of the GPU."""
-        return self.linear + self.attention
-
-    def widen(self, tokens: int) -> None:
-        """Put so many tokens more (or fewer) through the products."""
-        self.width += tokens
-        self.linear = self.tables.linear.at(self.width)
-
-    def prefill(self, request: Request) -> None:
-        """Add a prompt."""
-        self.prefills.append(request)
-        self.sequences += 1
-        self.attention += self.tables.prefill.at(request.total)
-        self.widen(request.total)
-
-    def chunk(self, request: Request, count: int) -> None:
-        """Add a part of a prompt; only its last one makes a token."""
-        end = request.computed + count
-        self.sequences += end == request.total
-        self.attention += self.tables.prefill.at(end) - self.tables.prefill.at(request.computed)
-        self.widen(count)
-
-    def drop(self) -> None:
-        """Take the last prompt out."""
-        request = self.prefills.pop()
-        self.sequences -= 1
-        self.attention -= self.tables.prefill.at(request.total)
-        self.widen(-request.total)
-
-    def decode(self, count: int, tokens: int) -> None:
-        """Add decodes on the GPU."""
-        self.sequences += count
-        self.attention += self.tables.gpu_decode.at(tokens)
-        self.widen(count)
-
-    def push(self, request: Request) -> None:
-        """Add a decode on the host."""
-        self.host.append(request)
-        self._change(1, request.total)
-
-    def pop(self) -> None:
-        """Take the last decode on the host out."""
-        self._change(-1, -self.host.pop().total)
-
-    def _change(self, count: int, tokens: int) -> None:
-        self.sequences += count
-        self.tokens += tokens
-        self.host_ns = self.tables.host_decode.at(len(self.host), self.tokens)
-        self.widen(count)
 
 
 def check(limits: Limits, policy: Policy) -> None:
@@ -243,16 +159,16 @@ def _decide(s: "Scheduler", rules: LaneRules, out: bool) -> tuple[list[Side], in
         if s.batch.count:
             side.decode(s.batch.count, s.batch.context + s.batch.count)
     if not rules.gpu:
-        _share(s, pair, slots, len(host))
+        share(s, pair, slots, len(host))
         return pair, len(host)
-    if rules.guarded and s.hosted < 1 and host and not (_is_cheap(s, host[0]) or _hides(pair, host[0])):
+    if rules.guarded and s.hosted < 1 and host and not (_is_cheap(s, host[0]) or hides(pair, host[0])):
         for _ in host:
             pair[0].drop()
             alone.drop()
         host = []
     if not alone.sequences:
         if rules.guarded:
-            _share(s, [pair[1]], slots, 0)
+            share(s, [pair[1]], slots, 0)
         return pair, 0
     return _choose(s, rules, pair, alone, slots, len(host))
 
@@ -272,7 +188,7 @@ def _choose(
     while left and alone.width - alone.prefills[-1].total >= rules.flat:
         alone.drop()
         left -= 1
-    hide(s, pair, slots, s.paged.values(), _spare(s, pair[0], staged))
+    hide(s, pair, slots, s.paged.values(), spare_blocks(s, pair[0], staged))
     if not pair[1].host:
         return [alone], left
     staged -= spare_prompts(pair, staged, rules.flat)
@@ -280,37 +196,6 @@ def _choose(
     if served * alone.gpu > alone.sequences * time:
         return pair, staged
     return [alone], left
-
-
-def _hides(pair: list[Side], request: Request) -> bool:
-    """Say whether an iteration hides a decode on the host as long as a prompt."""
-    pair[1].push(request)
-    hidden = min(remains(pair)) >= 0
-    pair[1].pop()
-    return hidden
-
-
-def spare_prompts(pair: list[Side], staged: int, flat: int) -> int:
-    """Drop the newest prompts bound for the host that nothing needs to hide behind; return how many."""
-    first, dropped = pair[0], 0
-    while dropped < staged and first.width - first.prefills[-1].total >= flat:
-        request = first.prefills[-1]
-        first.drop()
-        if min(remains(pair)) < 0:
-            first.prefill(request)
-            break
-        dropped += 1
-    return dropped
-
-
-def remains(pair: list[Side]) -> tuple[float, float]:
-    """Time per layer that the GPU's work leaves the host in each sub-batch; negative where it does not hide it."""
-    first, second = pair
-    launch = first.tables.launch_ns
-    return (
-        second.linear + first.attention - first.host_ns - launch,
-        first.linear + second.attention - second.host_ns - launch,
-    )
 
 
 def _candidates(s: "Scheduler", rules: LaneRules, out: bool) -> tuple[list[Request], list[Request], int]:
@@ -359,71 +244,6 @@ def _is_cheap(s: "Scheduler", request: Request) -> bool:
     return copying is not None and blocks * copying.back <= CHEAP * tables.recompute(request.total)
 
 
-def host_room(s: "Scheduler", reserve: int) -> int:
-    """Blocks of the host that new prompts may have: `reserve` stays, for all that the GPU may have to give up."""
-    pool = s.pager.tiers.get(HOST)
-    if pool is None:
-        return 0
-    held = sum([len(request.copy) for request in s.paged.values() if request.copy_tier == HOST])
-    kept = sum(
-        [len(request.copy) for request in s.running.values() if request.blocks and request.copy_tier == HOST]
-    )
-    return min(pool.capacity - reserve - held, pool.free + kept - len(s.paged) // s.limits.block_size)
-
-
-def hide(s: "Scheduler", pair: list[Side], slots: int, candidates: Iterable[Request], spare: int) -> None:
-    """Give the host as many decodes as the GPU's work hides: in order, first fit, none as long as one refused.
-
-    `spare`: the host's blocks for their growth.
-    """
-    cut, target = 1 << 62, 1
-    for request in candidates:
-        if slots < 1:
-            return
-        grows = _grows(s, request)
-        if request.total >= cut or grows > spare or request.copy_tier != HOST:
-            continue
-        side = pair[target]
-        side.push(request)
-        left = remains(pair)
-        if left[0] < 0 or left[1] < 0:
-            side.pop()
-            cut = request.total
-            continue
-        slots -= 1
-        spare -= grows
-        target = 1 if left[1] > left[0] else 0
-
-
-def _share(s: "Scheduler", sides: list[Side], slots: int, staged: int) -> None:
-    """Give the host all decodes there are, each to the side with more time left."""
-    spare = _spare(s, sides[0], staged)
-    for request in s.paged.values():
-        if slots < 1:
-            return
-        grows = _grows(s, request)
-        if grows > spare or request.copy_tier != HOST:
-            continue
-        target = 0
-        if len(sides) > 1:
-            left = remains(sides)
-            target = 1 if left[1] > left[0] else 0
-        sides[target].push(request)
-        slots -= 1
-        spare -= grows
-
-
-def _spare(s: "Scheduler", side: Side, staged: int) -> int:
-    """Blocks of the host for growth, beside those that staged prompts will take."""
-    taken = sum([s.blocks_for(request.total) for request in side.prefills[len(side.prefills) - staged :]])
-    return s.pager.tiers[HOST].free - taken if HOST in s.pager.tiers else 0
-
-
-def _grows(s: "Scheduler", request: Request) -> int:
-    """Blocks that a decode on the host adds."""
-    return s.blocks_for(request.total) - len(request.copy)
-
-
 # --- what is done about it ---------------------------------------------------------------------------------------
 
 
@@ -438,57 +258,5 @@ def _commit(s: "Scheduler", sides: list[Side], staged: int) -> Chunks:
         stage(s, request)
     if s.batch.count:
         s.batch.grow_now(s.pool)
-    commit_host(s, sides, tuple([request.id for request in prefills[split:]]))
+    commit(s, sides, tuple([request.id for request in prefills[split:]]))
     return chunks
-
-
-def commit_host(s: "Scheduler", sides: list[Side], staged: tuple[int, ...]) -> None:
-    """Give the growth of the host's decodes its blocks, and leave the host's part in `s.lanes`."""
-    for side in sides:
-        for request in side.host:
-            request.copy += s.pager.tiers[HOST].take(_grows(s, request))
-    s.lanes = _lanes(sides, staged)
-
-
-def _lanes(sides: list[Side], staged: tuple[int, ...]) -> Lanes | None:
-    first = tuple([request.id for side in sides[:1] for request in side.host])
-    second = tuple([request.id for side in sides[1:] for request in side.host])
-    if not (first or second or staged):
-        return None
-    tokens = sides[0].tokens if sides else 0
-    return Lanes(first, second, tokens, sum([side.tokens for side in sides[1:]]), staged)
-
-
-def stage(s: "Scheduler", request: Request) -> None:
-    """Start a prompt whose KV leaves for the host as it is computed: it holds no HBM but the staging layer's."""
-    assert s.waiting.take() is request
-    request.blocks, request.computed, request.prefilled = [], 0, False
-    request.state = State.RUNNING
-    s.running[request.id] = request
-    s.prefilling[request.id] = request
-    s.pager.settle_in(request, HOST, s.blocks_for(request.total))
-
-
-def settle(s: "Scheduler", request: Request) -> None:
-    """A staged prompt is computed: it is the host's newest request."""
-    del s.running[request.id]
-    request.state = State.PAGED
-    request.copied = request.computed
-    s.paged[request.id] = request
-
-
-def advance(s: "Scheduler", lanes: Lanes) -> None:
-    """The host's decodes have each made a token."""
-    for id in lanes.first + lanes.second:
-        request = s.requests[id]
-        request.computed += 1
-        request.total += 1
-        request.copied = request.computed
-        request.rank += s.policy.slope
-
-
-def in_step(s: "Scheduler", request: Request) -> bool:
-    """Whether the step that is out reads a request's cache."""
-    if request.state is State.RUNNING:
-        return True
-    return s.lanes is not None and request.id in s.lanes.first + s.lanes.second

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from aquasim.core import beside, chunked, lanes, prompts, slices
+from aquasim.core import beside, chunked, hosts, lanes, prompts, slices
 from aquasim.core.batch import DecodeBatch
 from aquasim.core.blocks import BlockPool, PrefixPool
 from aquasim.core.events import (
@@ -152,7 +152,7 @@ class Scheduler:
             if self.policy.sliced:
                 self._pass_time(iterations)
         if host is not None:
-            lanes.advance(self, host)
+            hosts.advance(self, host)
         if self._chunks:
             self._chunks_done(finished)
         for id in finished:
@@ -179,7 +179,7 @@ class Scheduler:
                 request.prefilled = True
                 del self.prefilling[request.id]
                 if request.id in staged:
-                    lanes.settle(self, request)
+                    hosts.settle(self, request)
                 elif request.id not in finished:
                     request.rank = self.policy.rank(request)
                     self.batch.join(request)
@@ -210,7 +210,7 @@ class Scheduler:
 
     def _aborted(self, event: Aborted) -> None:
         request = self.requests.get(event.request)
-        if request is not None and self.step is not None and lanes.in_step(self, request):
+        if request is not None and self.step is not None and hosts.in_step(self, request):
             self._aborts.append(event.request)
         elif request is not None:
             announce = request.decoding and request.id not in self.batch.joined

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from aquasim.core import Scheduler, Step
-from aquasim.core.lanes import HOST
+from aquasim.core.hosts import HOST
 from aquasim.errors import UserError
 from aquasim.records.tables import RunTables
 from aquasim.runtime.executor.sequence import NOWHERE, Sequence

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from aquasim.core import Limits, Scheduler
-from aquasim.core.lanes import HOST
+from aquasim.core.hosts import HOST
 from aquasim.errors import UserError
 from aquasim.hardware.memory import GIB
 from aquasim.runtime.arenas import Arena, ArenaError, create

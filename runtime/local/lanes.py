@@ -4,7 +4,8 @@ import os
 from typing import TYPE_CHECKING
 
 from aquasim.core import Limits
-from aquasim.core.lanes import HOST, check
+from aquasim.core.hosts import HOST
+from aquasim.core.lanes import check
 from aquasim.core.policies.base import Policy
 from aquasim.runtime.arenas import Arena, create
 from aquasim.runtime.copy import Copier, open_copier

@@ -12,10 +12,10 @@ from player import Player
 from tables import predictor
 
 from aquasim.core import Aborted, Lanes, Limits, Step, Transfer, make_policy, replay
-from aquasim.core.lanes import Side, remains
 from aquasim.core.policies.base import Policy
 from aquasim.core.predictor import Copying
 from aquasim.core.request import Request
+from aquasim.core.sides import Side, remains
 
 LANED = ("neo", "gpu-only", "fastdecode")
 
