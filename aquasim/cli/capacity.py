@@ -157,7 +157,7 @@ def _row(name: str, limit: "Limit") -> dict[str, Any]:
         "system": limit.system,
         "what": name,
         "key": knob.key,
-        "unit": knob.unit.strip(),
+        "unit": knob.unit_of(boundary.value or 0).strip(),
         "now": knob.now,
         "value": boundary.value,
         "beyond": boundary.beyond,

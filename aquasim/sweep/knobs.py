@@ -34,7 +34,11 @@ class Knob:
         """Return a value with its unit."""
         shown = f"{value:,.0f}" if value >= 1e4 or value == int(value) else f"{value:.4g}"
         left = f" (without {self.without})" if self.without and value == 0 else ""
-        return f"{shown}{self.unit}{left}"
+        return f"{shown}{self.unit_of(value)}{left}"
+
+    def unit_of(self, value: float) -> str:
+        """Return the unit behind a value: one iteration, two iterations."""
+        return self.unit.removesuffix("s") if value == 1 and self.unit == " iterations" else self.unit
 
 
 def key_knob(base: Base, key: str, now: float | None = None, unit: str = "", integer: bool = False) -> Knob:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from aquasim.errors import UserError
 from aquasim.sweep.changes import as_toml, flatten, join, parse_change, split, with_changes
 from aquasim.sweep.intervals import interval, share_at_least
+from aquasim.sweep.knobs import Knob
 from aquasim.sweep.pareto import front
 from aquasim.sweep.ranges import ChoiceRange, IntegerRange, LinearRange, LogRange, unit_points
 from aquasim.sweep.terms import Metrics, parse_constraint, parse_objective
@@ -249,3 +250,11 @@ def test_the_front_is_what_nothing_dominates(rows: list[list[float]]) -> None:
     wanted = [row in known and not any(dominates(other, row) for other in known) for row in rows]
     found = front(np.array(rows, float).reshape(len(rows), len(rows[0]))).tolist()
     assert found == wanted
+
+
+def test_one_iteration_is_not_iterations() -> None:
+    """A slice of one iteration, of two iterations; other units stay as they are."""
+    slices = Knob("systems.aqua.options.slice_length", " iterations", 5.0, lambda value: ())
+    assert [slices.text(value) for value in (1.0, 2.0)] == ["1 iteration", "2 iterations"]
+    memory = Knob("machine.peer_gib", " GiB", 5.0, lambda value: ())
+    assert memory.text(1.0) == "1 GiB"
