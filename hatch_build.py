@@ -36,10 +36,12 @@ MODULES = (
     "aquasim/sim/engine.py",
 )
 BUILD = """
+import os
 import sys
 from setuptools import setup
 from mypyc.build import mypycify
 
+os.environ["CFLAGS"] = f"{os.environ.get('CFLAGS', '')} -ffp-contract=off"  # no fused products: as Python adds
 flags = ["--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
 setup(name="aquasim", ext_modules=mypycify([*flags, *sys.argv[2:]], group_name="aquasim.native", opt_level="3"),
       script_args=["build_ext", "--inplace"])

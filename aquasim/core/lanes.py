@@ -34,7 +34,7 @@ PILE = 4
 CHEAP = 0.05
 """Of the time of a prompt by itself."""
 FADE = 1 - 1 / 64
-"""How the most, and the mean, that lately decoded there in one iteration is forgotten, per iteration."""
+"""How the most, and the mean, that lately decoded there in one iteration is forgotten, per decision with lanes."""
 FEW = 0.5
 """One every other iteration."""
 

@@ -144,6 +144,18 @@ class StepCost:
         piece = bisect_right(lengths, length) - 1
         return (bases[piece] + slopes[piece] * (length - lengths[piece])) / self.depth
 
+    def mixed_ns(self, chunks: Sequence[Chunk], batch: int, context: int) -> float:
+        """Return ns of one layer's attention over prompt chunks and decodes, which share a launch."""
+        if not (chunks and batch):
+            return self.prefill_ns(chunks) + self.attention_ns(batch, context)
+        alone = max(self.depth * self._prefill.ns(chunks), self._beside.launch)
+        longest = max([new for new, _ in chunks])
+        return (alone + self._beside.ns(batch, context // batch, longest)) / self.depth
+
+    def compute_ns(self, chunks: Sequence[Chunk], tokens: int) -> float:
+        """Return how long tensor cores are busy in an iteration of `tokens` tokens with these chunks (`timed`)."""
+        return self.depth * self.prefill_ns(chunks) + min(tokens * self._busy_ns, self._layers(tokens))
+
     def rest_ns(self, sampled: int, mixed: bool) -> float:
         """Return ns that come once an iteration: output head, sampling, and host work with or without chunks."""
         return self._logits(sampled) + (self._mixed_overhead if mixed else self._decode_overhead)

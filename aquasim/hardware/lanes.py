@@ -26,6 +26,15 @@ class Layers(Protocol):
     def attention_ns(self, batch: int, context: int) -> float:
         """Attention of one layer over decodes of `context` tokens in all."""
 
+    def mixed_ns(self, chunks: Sequence[Chunk], batch: int, context: int) -> float:
+        """Attention of one layer over both."""
+
+    def step(self, chunks: Sequence[Chunk], batch: int, context: int) -> int:
+        """An iteration without lanes."""
+
+    def compute_ns(self, chunks: Sequence[Chunk], tokens: int) -> float:
+        """What tensor cores are busy with in an iteration of `tokens` tokens with these chunks."""
+
     def rest_ns(self, sampled: int, mixed: bool) -> float:
         """What comes once an iteration: the output head, and the host's work with and without prompts."""
 
@@ -52,19 +61,26 @@ class LaneCost:
         """Return the host's attention of one layer over `tokens` tokens of `requests` requests."""
         return self._start + tokens * self._token if requests else 0.0
 
+    def timed(self, chunks: Sequence[Chunk], batch: int, context: int, lanes: Lanes) -> tuple[int, float]:
+        """As `lanes`, and how many of those ns tensor cores are busy: with chunks, in sub-batch 0."""
+        compute = 0.0
+        if chunks:
+            width = sum([tokens for tokens, _ in chunks]) + batch + len(lanes.first)
+            compute = self.gpu.compute_ns(chunks, width)
+        return self.lanes(chunks, batch, context, lanes), compute
+
     def lanes(self, chunks: Sequence[Chunk], batch: int, context: int, lanes: Lanes) -> int:
         """Return the time of one iteration."""
         gpu = self.gpu
-        new = sum([tokens for tokens, _ in chunks])
         hosted = len(lanes.first) + len(lanes.second)
-        first = gpu.layer_ns(new + batch + len(lanes.first)) if new + batch + len(lanes.first) else 0.0
+        if not hosted:
+            return round(max(gpu.step(chunks, batch, context), self._leaving(chunks, lanes)))
+        width = sum([tokens for tokens, _ in chunks]) + batch + len(lanes.first)
+        first = gpu.layer_ns(width) if width else 0.0
         second = gpu.layer_ns(len(lanes.second)) if lanes.second else 0.0
-        attention = gpu.prefill_ns(chunks) + gpu.attention_ns(batch, context + batch)
-        if hosted:
-            one = max(first, self._stage(len(lanes.second), lanes.second_tokens))
-            layer = one + max(second + attention, self._stage(len(lanes.first), lanes.first_tokens))
-        else:
-            layer = first + attention
+        attention = gpu.mixed_ns(chunks, batch, context + batch)
+        layer = max(first, self._stage(len(lanes.second), lanes.second_tokens))
+        layer += max(second + attention, self._stage(len(lanes.first), lanes.first_tokens))
         total = gpu.depth * layer + gpu.rest_ns(batch + len(chunks) + hosted, bool(chunks))
         return round(max(total, self._leaving(chunks, lanes)))
 

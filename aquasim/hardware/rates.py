@@ -55,6 +55,14 @@ class RateCost:
         """Return the attention of one layer over decodes of `context` tokens in all."""
         return self._kv_start + context * self._kv_ns if batch else 0.0
 
+    def mixed_ns(self, chunks: Sequence[Chunk], batch: int, context: int) -> float:
+        """See Layers."""
+        return self.prefill_ns(chunks) + self.attention_ns(batch, context)
+
+    def compute_ns(self, chunks: Sequence[Chunk], tokens: int) -> float:
+        """See Steps. No clock is known to fall here."""
+        return 0.0
+
     def rest_ns(self, sampled: int, mixed: bool) -> float:
         """Return what an iteration takes once: the output head over `sampled` sequences, and the host's work."""
         return self._head.ns(sampled) + self._fixed[mixed]

@@ -49,8 +49,10 @@ class Cost(Protocol):
 class LaneTime(Protocol):
     """How long steps with lanes take (`aquasim.hardware.lanes.LaneCost`)."""
 
-    def lanes(self, chunks: list[tuple[int, int]], batch: int, context: int, lanes: Lanes) -> int:
-        """Return the time of one iteration whose lanes are these, in integer nanoseconds."""
+    def timed(
+        self, chunks: list[tuple[int, int]], batch: int, context: int, lanes: Lanes
+    ) -> tuple[int, float]:
+        """Return the time of one iteration whose lanes are these, and how much of it is bound by compute; ns."""
         ...
 
 
@@ -411,7 +413,12 @@ class Engine:
         if host is not None:
             assert self._lane_time is not None, "a step with lanes, but nobody knows how long it takes"
             sizes = [(tokens, start) for _, start, tokens, _ in chunks]
-            a, b, n = self._lane_time.lanes(sizes, batch, context, host), 0, 1
+            a, compute = self._lane_time.timed(sizes, batch, context, host)
+            if sizes and self._heat is not None:
+                a = self._heat.stretch(now, a, compute)
+            if sizes and self._cold:
+                a += self._idle_ns
+            b, n = 0, 1
         elif chunks:
             sizes = [(tokens, start) for _, start, tokens, _ in chunks]
             if self._heat is None:

@@ -1,6 +1,7 @@
 """The hybrid policy: peer memory, host memory, the host's cores and recomputation, by predicted delay."""
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from test_invariants import random_limits
 
 from aquasim.core import Limits, Scheduler, Step, make_policy, replay
 from aquasim.core.policies.base import Policy
-from aquasim.core.predictor import Copying
+from aquasim.core.predictor import Copying, Curve
 
 FAST, SLOW = Copying(10.0, 10.0), Copying(1000.0, 1000.0)
 
@@ -56,6 +57,23 @@ def test_everyone_ends_and_no_invariant_breaks(seed: int) -> None:
     assert all(pool.held == 0 for pool in driver.scheduler.pager.tiers.values())
     assert not driver.scheduler.requests
     assert not driver.scheduler.paged
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_tables_need_not_go_beyond_the_budget(seed: int) -> None:
+    """More requests hold blocks than an iteration has tokens: products are looked up for a whole budget at most."""
+    rng = random.Random(seed)
+    limits = sizes(
+        blocks=40, max_num_seqs=256, max_num_batched_tokens=8, tiers=(("host", rng.choice([40, 400])),)
+    )
+    jobs: list[Any] = [
+        (rng.randint(0, 150), rng.randint(1, 6), rng.choice([2, 10, 40]), 0, ()) for _ in range(100)
+    ]
+    made = hybrid({"host": 0.01}, host=Copying(1.0, 1.0), slice_length=rng.choice([4, 16]), overhead=1.0)
+    assert made.predictor is not None
+    made.predictor = replace(made.predictor, linear=Curve([1, 8], [1000.0, 1000.0]))
+    driver = Driver(limits, made, Load(jobs), seed, check=False).run()
+    assert set(driver.outcome) == set(range(100))
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,5 +1,7 @@
 """NEO's requirements N5, N7, N16 and N23: how long iterations with lanes take, tables, and what the host adds."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,6 +69,31 @@ def test_without_lanes_a_staged_prompt_costs_what_a_prompt_costs_unless_the_link
     assert LaneCost(gpu, G5, 4096, 1e8).lanes([(1000, 0)], 0, 0, staged) == round(
         1000 * 4096 * 32 / 1e8 * 1e9
     )
+
+
+@pytest.mark.parametrize(("name", "batch"), [("a10g", 40), ("h100", 0), ("h100", 50)])
+def test_with_nobody_on_the_host_an_iteration_is_as_it_is_without_lanes(name: str, batch: int) -> None:
+    """A staged prompt beside decodes takes what a prompt beside decodes takes, and is as much bound by compute."""
+    model = load_model("Llama-3.1-8B")
+    profile = load_profile(name)
+    cost = RateCost(profile, model) if name == "a10g" else StepCost(profile, model)
+    lanes = LaneCost(cost, G5, 4096, 1e12)
+    chunks = [(500, 0), (300, 0)]
+    assert lanes.timed(chunks, batch, 500 * batch, Lanes(staged=(1,))) == cost.timed(
+        chunks, batch, 500 * batch
+    )
+
+
+def test_prompts_beside_the_host_heat_the_chip_as_others_do() -> None:
+    """Where clocks fall under load, NEO's iterations with prompts are as long as they are without, or longer."""
+    short = ["workload.requests=60", "machine.host_gib=60"]
+    profile, ends = load_profile("h100"), {}
+    for gain in (0.0, 0.1):
+        throttle = {**profile.blocks["throttle"], "gain": gain, "rest": 0.0}
+        hot = replace(profile, blocks={**profile.blocks, "throttle": throttle})
+        run = simulate_system(Plan.of(load_scenario("neo/length-2xh100", short), hot), "fastdecode")
+        ends[gain] = run.columns("requests")["finished_ns"].max()
+    assert 1.01 < ends[0.1] / ends[0.0] < 1.1
 
 
 @pytest.mark.parametrize("gpu", ["a10g", "h100"])

@@ -66,7 +66,8 @@ class Hybrid(Aqua):
         tables, batch = self._tables(), s.batch
         if not batch.count:
             return 0.0
-        iteration = tables.layers * (tables.linear.at(batch.count) + tables.gpu_decode.at(batch.context))
+        width = min(batch.count, s.limits.max_num_batched_tokens)  # more may be back than decode at a time
+        iteration = tables.layers * (tables.linear.at(width) + tables.gpu_decode.at(batch.context))
         return iteration * self.slice_length * (1 + len(s.paged) / batch.count)
 
     def _tables(self) -> Predictor:
