@@ -65,7 +65,7 @@ HOSTS = {
             f"bandwidth: three quarters of the 200 GB/s that NEO, section 2.2, gives this host; {_LAUNCH}",
         ),
         Host(
-            "h100-node", 16, 75e9, CORE, 80e-6, 0.8e-3,
+            "h100-node", 16, 96e9, CORE, 80e-6, 0.8e-3,
             f"8 cores per GPU of 2; bandwidth: chosen so that figure 6a's gain comes out; {_LAUNCH}",
         ),
     )

@@ -174,6 +174,6 @@ LOADS = (
             "gpu-only": (2.0, 2.4, 2.6, 2.8, 3.0, 3.2, 3.4),
             "neo": (2.0, 2.4, 2.8, 3.0, 3.2, 3.4, 3.6, 3.8, 4.0, 4.2),
         },
-        "The host's bandwidth is not published: it is chosen so that this row comes out (75 GB/s).",
+        "The host's bandwidth is not published: it is chosen so that this row comes out (96 GB/s).",
     ),
 )
