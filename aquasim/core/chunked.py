@@ -50,6 +50,8 @@ def repeats(s: "Scheduler") -> int:
     limit = s.limits.max_repeat
     if s.policy.sliced:
         limit = min(limit, s.policy.horizon(s))
+        if s.waiting or (s.paged and s.policy.ranked and s.limits.prefix_caching):
+            limit = 1  # growth may take what a newcomer waits for, who then displaces others
     if s.policy.ranked and (s.paged or s.waiting):  # the next decision holds as long as everyone has headroom
         spare -= s.batch.count
         if spare < 0:
