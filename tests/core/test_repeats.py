@@ -11,9 +11,8 @@ from test_invariants import MODES, PLAIN, options, random_limits
 
 from aquasim.core import Limits, make_policy
 
-
 STEADY = [name for name in PLAIN if name not in ("aqua", "srpt")]
-"""Under the other two about one random load in 300 still differs, and with leases that shrink, too: not understood."""
+"""Under the other two about one random load in 300 still differs, with leases that shrink, too: not understood."""
 
 
 class Announced(Driver):
