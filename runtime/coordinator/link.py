@@ -119,6 +119,13 @@ class Link:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(function, *words)
 
+    def settle(self) -> None:
+        """Wait until the link's thread has done all that it was asked to before."""
+        assert threading.current_thread() is not self._thread, "the link's thread would wait for itself"
+        done = threading.Event()
+        self.call(done.set)
+        done.wait()
+
     def stop(self, timeout: float = 5.0) -> None:
         """Send what waits to be sent, connected or within `timeout` seconds of trying, and end the thread."""
         if self._loop is None or self._stopping:

@@ -110,16 +110,18 @@ class PeerClient(Party[Consumer]):
         self._link.post(Emptied(mapped.extent, mapped.epoch))
 
     def close(self, timeout: float = 5.0) -> None:
-        """Give everything up and stop; no extent may be in use. Raises ArenaError while views are alive.
+        """Give everything up and stop; no extent may be in use. Raises ArenaError while views are alive: try again.
 
-        The coordinator is told if it is there within `timeout` seconds; else it learns when this process ends.
+        Waits for a `usable` or `evacuate` that is being called; none is called of an extent that comes later. The
+        coordinator is told if it is there within `timeout` seconds; else it learns when this process ends.
         """
-        if self._closing or not self._link.running:
+        if not self._link.running:
             return
         self._link.post(Want(0))
+        self._link.call(self._drop)
+        self._link.settle()
         for mapped in self.extents():
             self.emptied(mapped)
-        self._link.call(self._drop)
         self._link.stop(timeout)
         if self._copier is not None:
             self._copier.close()

@@ -85,6 +85,33 @@ def test_a_consumer_in_this_process(stage: Stage) -> None:
     assert not [t.name for t in threading.enumerate() if t.name.startswith("gpu0")]
 
 
+def test_closing_waits_for_whoever_is_told_of_an_extent(stage: Stage) -> None:
+    """An engine that looks at its new extent when the client closes ends its look first; views of ours forbid it."""
+    stage.coordinator()
+    stage.donor().ask("donate", MIB)
+    seen, go_on = threading.Event(), threading.Event()
+
+    def look(mapped: Mapped) -> None:
+        with mapped.mapping.view() as view:
+            seen.set()
+            go_on.wait(10)
+            view[0] = 1
+
+    peers = PeerClient(stage.path, "gpu0", usable=look)
+    peers.start()
+    peers.want(MIB)
+    assert seen.wait(10)
+    threading.Timer(0.1, go_on.set).start()
+    view = peers.extents()[0].mapping.view()
+    with pytest.raises(ArenaError, match="still alive"):
+        peers.close()
+    assert go_on.is_set()
+    view.release()
+    peers.close()
+    assert peers.extents() == []
+    assert eventually(lambda: stage.states() == ["free"])
+
+
 def test_a_client_that_never_ran_or_is_over_says_so(tmp_path: Path) -> None:
     """Nothing hangs, nothing is allocated."""
     donor = DonorClient(tmp_path / "c.sock", "d")
