@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from driver import Driver, Load
+from driver import Driver, Job, Load
+from loads import Mode
+from scenes import load_one
 
 from aquasim.core import POLICIES, Limits, make_policy, replay
-from aquasim.scenario import load_scenario
 from aquasim.sim.simulate import Plan, simulate_system
 
 TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
@@ -43,7 +44,7 @@ def test_the_guide_says_how_to_name_it() -> None:
 def test_a_scenario_can_name_it(example: str) -> None:
     """A short scenario runs under the new policy, and short prompts wait less than under fcfs."""
     changes = [f"systems.new.policy={example}", "workload.requests=120", "engine.kv_blocks=300"]
-    plan = Plan.of(load_scenario("small-h100", changes))
+    plan = Plan.of(load_one("small-h100", changes))
     waits = {}
     for system in ("fcfs", "new"):
         metrics = simulate_system(plan, system).requests
@@ -55,13 +56,13 @@ def test_a_scenario_can_name_it(example: str) -> None:
 
 @pytest.mark.parametrize("mode", ["chunked", "prompt-only"])
 @pytest.mark.parametrize("seed", range(20))
-def test_it_keeps_every_invariant(example: str, mode: str, seed: int) -> None:
+def test_it_keeps_every_invariant(example: str, mode: Mode, seed: int) -> None:
     """Random loads end, blocks are owned once, and replay gives the same commands."""
     rng = random.Random(seed)
     limits = Limits(
         blocks=20, block_size=4, max_num_seqs=8, max_num_batched_tokens=32, prefill=mode, max_repeat=64
     )
-    jobs = [(rng.randint(0, 40), rng.randint(1, 40), rng.randint(1, 40), 0, ()) for _ in range(20)]
+    jobs: list[Job] = [(rng.randint(0, 40), rng.randint(1, 40), rng.randint(1, 40), 0, ()) for _ in range(20)]
     driver = Driver(limits, make_policy(example), Load(jobs, {25: [3]}), seed).run()
     assert len(driver.outcome) == len(jobs)
     assert driver.scheduler.pool.free == limits.blocks

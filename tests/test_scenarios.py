@@ -3,12 +3,14 @@
 from pathlib import Path
 
 import pytest
+from scenes import load_one
 
 from aquasim.core import POLICIES
 from aquasim.errors import UserError
 from aquasim.hardware.local import LOCAL
 from aquasim.scenario import Scenario, ServerScenario, load_scenario, scenario_names
 from aquasim.scenario.load import FOLDER
+from aquasim.scenario.schema import SystemTable
 from aquasim.scenario.server import LlmTable
 from aquasim.sim.simulate import Plan, simulate_system
 from aquasim.sim.tenants.plan import SystemPlan
@@ -68,7 +70,7 @@ def short(scenario: ServerScenario) -> dict[str, object]:
 @pytest.mark.parametrize(("name", "system"), [(n, s) for n in NAMES for s in load_scenario(n).systems])
 def test_a_scenario_runs_short(name: str, system: str) -> None:
     """Twenty requests end under every system, each with all of its tokens."""
-    plan = Plan.of(load_scenario(name, SHORT))
+    plan = Plan.of(load_one(name, SHORT))
     run = simulate_system(plan, system)
     requests = run.columns("requests")
     assert sorted(requests["request"].tolist()) == list(range(20))
@@ -82,7 +84,7 @@ def test_a_scenario_runs_short(name: str, system: str) -> None:
 def test_systems_of_a_scenario_share_one_workload(name: str) -> None:
     """A plan is made once: two plans of one seed hold the same requests, another seed others."""
     one, same, other = (
-        Plan.of(load_scenario(name, [*SHORT, seed])).workload for seed in ("seed=1", "seed=1", "seed=2")
+        Plan.of(load_one(name, [*SHORT, seed])).workload for seed in ("seed=1", "seed=1", "seed=2")
     )
     assert (one.arrival == same.arrival).all()
     assert (one.prompt == same.prompt).all()
@@ -123,7 +125,7 @@ def test_changes_leave_everything_else_alone() -> None:
 
 def test_later_changes_win_and_tables_may_be_replaced_or_made() -> None:
     """Changes apply in order; a whole table can be given; a new system needs no more than a policy."""
-    scenario = load_scenario(
+    scenario = load_one(
         "small-h100",
         [
             "seed=3",
@@ -137,8 +139,11 @@ def test_later_changes_win_and_tables_may_be_replaced_or_made() -> None:
     assert scenario.seed == 4
     assert scenario.workload.arrivals is not None
     assert scenario.workload.arrivals.kind == "poisson"
-    assert scenario.systems["mine"].options == {"slice_length": 2}
-    assert scenario.systems["my.own"].policy == "fcfs"
+    mine, own = scenario.systems["mine"], scenario.systems["my.own"]
+    assert isinstance(mine, SystemTable)
+    assert isinstance(own, SystemTable)
+    assert mine.options == {"slice_length": 2}
+    assert own.policy == "fcfs"
 
 
 @pytest.mark.parametrize(
@@ -173,4 +178,4 @@ def test_scenarios_are_frozen() -> None:
     """A loaded scenario cannot be changed in place."""
     scenario = load_scenario("small-h100")
     with pytest.raises(ValueError, match="frozen"):
-        scenario.seed = 2  # type: ignore[misc]
+        scenario.seed = 2

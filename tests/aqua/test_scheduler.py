@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from player import Player, limits
 
-from aquasim.core import POLICIES, Limits, make_policy
+from aquasim.core import POLICIES, Limits, Step, make_policy
 from aquasim.reproduce.jobs import shared
 from aquasim.sim.tenants.plan import SystemPlan
 
@@ -132,7 +132,7 @@ def test_m15_nobody_is_turned_away_while_swap_space_lasts(policy: str, seed: int
     load = Load([(i, 8 + i % 5, 6 + seed % 7, 0, ()) for i in range(12)])
     driver = Driver(sizes, make_policy(policy), load, seed).run()
     assert set(driver.outcome.values()) == {"finished"}
-    prefilled = sum(c.tokens for step in driver.commands if hasattr(step, "chunks") for c in step.chunks)
+    prefilled = sum(c.tokens for step in driver.commands if isinstance(step, Step) for c in step.chunks)
     assert prefilled == sum(job[1] for job in load.jobs)
 
 
@@ -144,5 +144,5 @@ def test_m15_without_swap_space_pages_are_computed_again() -> None:
     load = Load([(0, 12, 14, 0, ()), (0, 12, 14, 0, ())])
     driver = Driver(sizes, make_policy("cfs", slice_length=4), load, 1).run()
     assert set(driver.outcome.values()) == {"finished"}
-    starts = [c for step in driver.commands if hasattr(step, "chunks") for c in step.chunks if c.start == 0]
+    starts = [c for step in driver.commands if isinstance(step, Step) for c in step.chunks if c.start == 0]
     assert len(starts) > 2

@@ -9,14 +9,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from rich.console import Console
 from rich.table import Table
 
-from aquasim.core import Scheduler, make_policy
-from aquasim.scenario import load_scenario
+from aquasim.core import Limits, Scheduler, make_policy
+from aquasim.core.replay import Record
+from aquasim.scenario import Scenario, load_scenario
 from aquasim.sim.simulate import Plan, simulate_system, system_limits
 
 LOAD = """
@@ -73,16 +75,22 @@ def child(arguments: list[str]) -> tuple[float, float]:
     return usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
+def _plan(file: Path, changes: list[str]) -> Plan:
+    scenario = load_scenario(str(file), changes)
+    assert isinstance(scenario, Scenario)
+    return Plan.of(scenario)
+
+
 def requests_per_second(file: Path) -> Iterator[tuple[str, str, str]]:
     """Simulated requests per CPU second, records written, metrics excluded."""
     rate = "requests / CPU s"
-    loads = [("512 in, 128 out", [])]
+    loads: list[tuple[str, list[str]]] = [("512 in, 128 out", [])]
     if AZURE.exists():
         loads.append(("Azure conversation lengths", _azure()))
     for title, changes in loads:
         for caching, target in (("false", "20,000"), ("true", "10,000")):
-            plan = Plan.of(load_scenario(str(file), [*changes, f"engine.prefix_caching={caching}"]))
-            seconds = min(cpu(lambda plan=plan: simulate_system(plan, "fcfs")) for _ in range(3))
+            plan = _plan(file, [*changes, f"engine.prefix_caching={caching}"])
+            seconds = min(cpu(partial(simulate_system, plan, "fcfs")) for _ in range(3))
             name = f"{title}, prefix cache {'on' if caching == 'true' else 'off'}"
             yield f"{name}, {rate}", f"{len(plan.workload) / seconds:,.0f}", f">= {target}"
 
@@ -108,18 +116,18 @@ def decisions(file: Path) -> Iterator[tuple[str, str, str]]:
     """CPU of one decision (`plan` and the events before it) with 256 and more running, by replay."""
     for system, blocks, limit in (("fcfs", 6_000, 30), ("cfs", 6_000, 60)):
         changes = [*CROWD, f"engine.kv_blocks={blocks}", "machine.host_gib=400"]
-        plan = Plan.of(load_scenario(str(file), changes))
+        plan = _plan(file, changes)
         run = simulate_system(plan, system, record_events=True)
         assert run.log is not None
         crowded = sorted(run.columns("steps")["batch"])[run.count("steps") // 2]
         limits = system_limits(plan, plan.scenario.systems[system])
-        best = min(cpu(lambda log=run.log, li=limits, sy=system: _replay(li, sy, log)) for _ in range(3))
+        best = min(cpu(partial(_replay, limits, system, run.log)) for _ in range(3))
         plans = sum(event is None for _, event in run.log)
         name = f"a decision, {system}, median {crowded} running, {plans:,} decisions, us"
         yield name, f"{best / plans * 1e6:.0f}", f"<= {limit}"
 
 
-def _replay(limits, policy, log) -> None:  # type: ignore[no-untyped-def]
+def _replay(limits: Limits, policy: str, log: list[Record]) -> None:
     scheduler = Scheduler(limits, make_policy(policy))
     for now, event in log:
         if event is None:

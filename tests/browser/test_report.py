@@ -11,7 +11,7 @@ from large import large_run
 from looking import DESKTOP, PHONE, contrast, look, seen, turn, until
 
 from aquasim.figures.theme import png
-from aquasim.report.page import Cell, Details, Page, Points, Section, Table, Text
+from aquasim.report.page import Cell, Details, Page, Part, Points, Section, Table, Text
 from aquasim.report.runs import runs_page
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::ResourceWarning")]
@@ -230,7 +230,13 @@ def test_a_page_of_others_works_too(driver: Any, tmp_path: Path) -> None:
     """A page without any figure: text, lists, tables, folded text; on the smallest phone nothing is too wide."""
     long = "a-name-without-any-space-" * 8
     table = Table(("what", *(f"column {i}" for i in range(9))), [[Cell(long)] + [Cell("1,000")] * 9])
-    parts = [Text(long, True), Points([long]), table, Details("folded", long), Details("folded", table)]
+    parts: list[Part] = [
+        Text(long, True),
+        Points([long]),
+        table,
+        Details("folded", long),
+        Details("folded", table),
+    ]
     Page(long, [Section(long, parts)], long, long).write(tmp_path / "page.html")
     look(driver, tmp_path / "page.html", (360, 640), whole=False)
     assert driver.execute_script("return document.documentElement.scrollWidth") == 360

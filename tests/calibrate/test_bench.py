@@ -4,6 +4,7 @@ import sys
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,14 @@ def test_timing_goes_on_while_times_scatter_and_ends_with_patience() -> None:
     """Times that never settle are repeated until the time is up, and not for ever."""
     values = iter([1.0, 9.0] * 10_000_000)
     timing = settle(values.__next__, Patience(spread=0.01, least=3, most_s=0.02))
-    assert timing.repeats > 100
+    assert timing.repeats > 3
     assert timing.q25 == 1.0
 
 
 def test_calls_take_their_operands_in_turn() -> None:
     """Each set of operands is used as often as the others, so that none stays in a cache."""
     used: list[int] = []
-    time_on_cpu([lambda i=i: used.append(i) for i in range(4)], Patience(spread=0.5, least=8, most_s=0.01))
+    time_on_cpu([partial(used.append, i) for i in range(4)], Patience(spread=0.5, least=8, most_s=0.01))
     counts = np.bincount(used[3:])
     assert len(counts) == 4
     assert counts.max() - counts.min() <= 2
@@ -272,11 +273,11 @@ def stub_engines(monkeypatch: pytest.MonkeyPatch, cpu: Bench, *, wrong: bool) ->
         q: Any, k: Any, v: Any, *, cu_seqlens_q: Any, seqused_k: Any, block_table: Any, **rest: Any
     ) -> Any:
         lengths = seqused_k.tolist()
-        caches = [
+        keys, values = (
             torch.cat([pool[block_table[i].long()].flatten(0, 1)[:n] for i, n in enumerate(lengths)])
             for pool in (k, v)
-        ]
-        return sequences(cu_seqlens_q.diff().tolist(), q, *caches, lengths)
+        )
+        return sequences(cu_seqlens_q.diff().tolist(), q, keys, values, lengths)
 
     def ragged(q: Any, k: Any, v: Any, starts: Any, ends: Any, *rest: Any, causal: bool) -> Any:
         return sequences(starts.diff().tolist(), q, k, v, ends.diff().tolist())

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from aquasim.calibrate.attention import attention_blocks
 from aquasim.calibrate.machine import machine_blocks
 from aquasim.calibrate.samples import Samples, by_operator, make_samples
 
+Floats = NDArray[np.float64]
 H2D, D2H = "pcie_h2d", "pcie_d2h"
 
 
@@ -20,7 +22,7 @@ def copies(rows: list[tuple[float, float, float, str, str, float]]) -> Samples:
 
 def test_a_link_is_found_among_lists_of_copies() -> None:
     """Start and bandwidth of single-direction copies in a loop come back; batches and busy links do not count."""
-    rows = []
+    rows: list[tuple[float, float, float, str, str, float]] = []
     for size in (8192, 65536, 1 << 20, 1 << 24):
         for count in (1, 16):
             seconds = count * (4e-6 + size / 50e9)
@@ -108,13 +110,13 @@ def launches(decode_factor: float) -> dict[str, Samples]:
     """Attention with known times: decodes cost `decode_factor` times as much beside a chunk as alone."""
     heads = {"heads": 32, "kv_heads": 8, "head_dim": 128}
 
-    def decode(batch: np.ndarray, length: np.ndarray) -> np.ndarray:
+    def decode(batch: Floats, length: Floats) -> Floats:
         return 4096 * batch * length / 1e12
 
-    def chunk(new: np.ndarray, cached: np.ndarray) -> np.ndarray:
+    def chunk(new: Floats, cached: Floats) -> Floats:
         return 4 * 128 * 32 * np.maximum(new, 64) * (cached + new / 2) / 60e12
 
-    def grid(*axes: list[int]) -> list[np.ndarray]:
+    def grid(*axes: list[int]) -> list[Floats]:
         return [axis.ravel().astype(float) for axis in np.meshgrid(*axes)]
 
     batch, length = grid([1, 4, 16, 64, 256], [64, 256, 1024, 4096, 16384])

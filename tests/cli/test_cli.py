@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -405,7 +406,7 @@ def test_a_faulty_trace_is_named_with_its_line(
     ],
 )  # fmt: skip
 def test_a_faulty_schedule_file_is_explained(
-    tmp_path: Path, refused: Refused, change: dict, parts: list[str]
+    tmp_path: Path, refused: Refused, change: dict[str, Any], parts: list[str]
 ) -> None:
     """`schedule` names file, key and value."""
     file = tmp_path / "case.json"
@@ -432,7 +433,7 @@ def test_a_faulty_policy_option_is_explained(tmp_path: Path, refused: Refused, o
     ],
 )
 def test_a_policy_that_needs_more_than_a_schedule_says_so(
-    tmp_path: Path, refused: Refused, policy: str, change: dict, part: str
+    tmp_path: Path, refused: Refused, policy: str, change: dict[str, Any], part: str
 ) -> None:
     """Lanes need a host and its times, which a file without a clock does not have."""
     file = tmp_path / "case.json"

@@ -21,12 +21,15 @@ from aquasim.core import (
 from aquasim.core.policies.base import Policy
 from aquasim.core.request import State
 
+Job = tuple[int, int, int, int, tuple[int, ...]]
+"""(time, prompt, output, priority, prefix)."""
+
 
 @dataclass
 class Load:
-    """A random workload: (time, prompt, output, priority, prefix) per request, aborts and tier sizes by time."""
+    """A random workload: a job per request, aborts and tier sizes by time."""
 
-    jobs: list[tuple[int, int, int, int, tuple[int, ...]]]
+    jobs: list[Job]
     aborts: dict[int, list[int]] = field(default_factory=dict)
     resizes: dict[int, list[tuple[str, int]]] = field(default_factory=dict)
 

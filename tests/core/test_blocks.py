@@ -99,7 +99,8 @@ class SlowPrefixPool:
 
     def give(self, blocks: list[int], spent: int) -> None:
         """Last block first: what has content (or is full and spent) to the back, the others to the front."""
-        front, back = [], []
+        front: list[int] = []
+        back: list[int] = []
         for index, block in reversed(list(enumerate(blocks))):
             self.holders[block] -= 1
             if self.holders[block] == 0:
@@ -205,12 +206,10 @@ class PrefixMachine(RuleBasedStateMachine):
 CASES = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-class TestBlockPool(PoolMachine.TestCase):
-    settings = CASES
-
-
-class TestPrefixPool(PrefixMachine.TestCase):
-    settings = CASES
+TestBlockPool = PoolMachine.TestCase
+TestBlockPool.settings = CASES
+TestPrefixPool = PrefixMachine.TestCase
+TestPrefixPool.settings = CASES
 
 
 def test_a_shrunken_pool_pays_its_debt_before_it_lends_again() -> None:

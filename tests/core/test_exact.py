@@ -217,7 +217,9 @@ def test_what_cannot_run_is_rejected_at_once(prompt: int, output: int, reason: s
         ("cfs", {"slice_length": 2}, [(0, 3, 9), (0, 3, 9), (0, 3, 9)], "1: step1 decode 3@9 +0 +1 +2"),
     ],
 )
-def test_a_step_repeats_until_blocks_run_out(policy: str, options: dict, jobs: Jobs, expected: str) -> None:
+def test_a_step_repeats_until_blocks_run_out(
+    policy: str, options: dict[str, int], jobs: Jobs, expected: str
+) -> None:
     """Of 4 blocks: one sequence of 7 tokens grows to 16 in 9 iterations; two of 3 grow to 8 in 5; and so on."""
     player = Player(limits(max_repeat=1000), make_policy(policy, **options), jobs)
     assert player.play(until=2)[-1] == expected

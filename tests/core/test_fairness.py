@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from itertools import groupby
 
 import pytest
-from driver import Driver, Load
+from driver import Driver, Job, Load
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from loads import Mode
 
 from aquasim.core import Limits, make_policy
 
@@ -22,7 +23,7 @@ LONGEST_TRANSFER = 4
 """Time units, which are decode iterations, that a transfer of the driver takes at most."""
 
 
-def limits(blocks: int, mode: str) -> Limits:
+def limits(blocks: int, mode: Mode) -> Limits:
     """Return an engine that prefills every prompt in one iteration and has all the tier space it wants."""
     return Limits(
         blocks=blocks,
@@ -58,12 +59,12 @@ EQUALS = {
 
 
 def run_equals(
-    policy: str, slice_length: int, mode: str, case: dict[str, int], **options: object
+    policy: str, slice_length: int, mode: Mode, case: dict[str, int], **options: object
 ) -> list[int]:
     """Serve equal requests that come together and do not all fit; return their spread over time."""
     longest = -(-(case["prompt"] + case["output"]) // BLOCK)
     blocks = longest + 1 + case["spare"]
-    jobs = [(0, case["prompt"], case["output"], 0, ())] * case["count"]
+    jobs: list[Job] = [(0, case["prompt"], case["output"], 0, ())] * case["count"]
     chosen = make_policy(policy, slice_length=slice_length, **options)
     driver = Driver(limits(blocks, mode), chosen, Load(jobs), case["seed"], check=False).run()
     return gaps(driver, range(len(jobs)))
@@ -75,7 +76,7 @@ def run_equals(
 @settings(max_examples=40, deadline=None)
 @given(case=st.fixed_dictionaries(EQUALS))
 def test_equals_never_differ_by_more_than_a_slice(
-    slice_length: int, mode: str, clamp: bool, case: dict
+    slice_length: int, mode: Mode, clamp: bool, case: dict[str, int]
 ) -> None:
     """`cfs`: equal prompts that come together, too many for memory, stay within one slice of tokens.
 
@@ -91,7 +92,7 @@ def test_equals_never_differ_by_more_than_a_slice(
 @settings(max_examples=30, deadline=None)
 @given(case=st.fixed_dictionaries(EQUALS))
 def test_overlap_adds_at_most_a_slice_and_the_time_of_the_transfers(
-    slice_length: int, mode: str, policy: str, case: dict
+    slice_length: int, mode: Mode, policy: str, case: dict[str, int]
 ) -> None:
     """Others go on meanwhile: equals stay within two slices and what fits in the time of a way out and in."""
     options = {"overlap": True} if policy == "cfs" else {}
@@ -101,7 +102,7 @@ def test_overlap_adds_at_most_a_slice_and_the_time_of_the_transfers(
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("slice_length", SLICES)
-def test_the_bound_is_reached(slice_length: int, mode: str) -> None:
+def test_the_bound_is_reached(slice_length: int, mode: Mode) -> None:
     """Three equals of which one fits differ by exactly one slice again and again: the bound is tight."""
     case = {"count": 3, "prompt": 8, "output": 40, "spare": 0, "seed": 0}
     spread = run_equals("cfs", slice_length, mode, case)
@@ -109,14 +110,14 @@ def test_the_bound_is_reached(slice_length: int, mode: str) -> None:
     assert spread.count(slice_length) > 1
 
 
-def passed_by(slice_length: int, mode: str, blocks: int, arrival: int, seed: int) -> tuple[int, int]:
+def passed_by(slice_length: int, mode: Mode, blocks: int, arrival: int, seed: int) -> tuple[int, int]:
     """Let a request join two older equals of which all fit at first.
 
     Returns:
         How many instants with tokens passed the newcomer by before it had caught up with the least served, and
         the greatest difference after that.
     """
-    jobs = [(0, 16, 80, 0, ()), (0, 16, 80, 0, ()), (arrival, 16, 80, 0, ())]
+    jobs: list[Job] = [(0, 16, 80, 0, ()), (0, 16, 80, 0, ()), (arrival, 16, 80, 0, ())]
     policy = make_policy("cfs", slice_length=slice_length)
     driver = Driver(limits(blocks, mode), policy, Load(jobs), seed, check=False).run()
     have, missed, spread, caught_up = [0, 0, 0], 0, [], False
@@ -140,7 +141,7 @@ LATE = {"blocks": st.integers(13, 24), "arrival": st.integers(30, 59), "seed": s
 @settings(max_examples=30, deadline=None)
 @given(case=st.fixed_dictionaries(LATE))
 def test_a_later_arrival_is_served_first_until_it_has_caught_up(
-    slice_length: int, mode: str, case: dict[str, int]
+    slice_length: int, mode: Mode, case: dict[str, int]
 ) -> None:
     """Unclamped: a newcomer decodes in every iteration until it has as many tokens as the least served.
 
@@ -156,19 +157,19 @@ def test_a_shortage_within_a_slice_does_not_hit_the_newcomer() -> None:
     assert passed_by(slice_length=2, mode="chunked", blocks=14, arrival=30, seed=0)[0] == 0
 
 
-def old_tokens(clamp: bool, mode: str) -> list[int]:
+def old_tokens(clamp: bool, mode: Mode) -> list[int]:
     """Return when an old request generates its tokens around a stream of newcomers that is more than memory holds.
 
     Sixty newcomers of 24 tokens come every 6 iterations from 40 to 394; two or three requests fit.
     """
-    jobs = [(0, 8, 80, 0, ()), *[(40 + 6 * i, 8, 24, 0, ()) for i in range(60)]]
+    jobs: list[Job] = [(0, 8, 80, 0, ()), *[(40 + 6 * i, 8, 24, 0, ()) for i in range(60)]]
     policy = make_policy("cfs", slice_length=6, clamp=clamp)
     driver = Driver(limits(12, mode), policy, Load(jobs), check=False).run()
     return [time for time, id, _ in driver.tokens if id == 0]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_stream_of_newcomers_starves_an_old_request_unless_clamped(mode: str) -> None:
+def test_a_stream_of_newcomers_starves_an_old_request_unless_clamped(mode: Mode) -> None:
     """Released: not one token while memory is full of newcomers; clamped: two slices at least."""
     full, end = 100, 40 + 6 * 60
     assert not [time for time in old_tokens(False, mode) if full <= time < end]

@@ -8,9 +8,9 @@ import pytest
 from driver import Driver, Load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from loads import random_limits
 from player import Player
 from tables import predictor
-from test_invariants import random_limits
 
 from aquasim.core import Limits, Scheduler, Step, make_policy, replay
 from aquasim.core.policies.base import Policy

@@ -1,6 +1,7 @@
 """When donors lend and reclaim: exact boundaries, and hysteresis over random loads."""
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -136,7 +137,7 @@ def test_m9_window_rule_hysteresis(samples: list[tuple[int, int, int, bool]]) ->
     assert all(b - a >= informer.window_ns for a, b in pairwise(changes))
 
 
-def quiet(**changes: int) -> QueueInformer:
+def quiet(**changes: Any) -> QueueInformer:
     """A later-release informer that retains 5 of 30 GiB."""
     return QueueInformer(min_retain_bytes=5 * GIB, max_bytes=30 * GIB, **changes)
 

@@ -4,10 +4,10 @@ import random
 from dataclasses import replace
 
 import pytest
-from driver import Driver, Load
+from driver import Driver, Job, Load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_invariants import MODES, PLAIN, options, random_limits
+from loads import MODES, PLAIN, Mode, options, random_limits
 
 from aquasim.core import Limits, make_policy
 
@@ -16,11 +16,11 @@ STEADY = [name for name in PLAIN if name not in ("aqua", "srpt")]
 
 
 class Announced(Driver):
-    """A driver that ends a run of iterations when somebody comes or leaves, as an engine does."""
+    """A driver that ends a run of iterations when somebody comes or leaves or a tier changes, as an engine does."""
 
     def _complete(self, now: int) -> None:
         comes = any(job[0] <= now and id not in self.generated for id, job in enumerate(self.load.jobs))
-        if comes or now in self.load.aborts:
+        if comes or now in self.load.aborts or now in self.load.resizes:
             self.disturbed = True
         super()._complete(now)
 
@@ -38,11 +38,11 @@ def small(seed: int) -> tuple[Limits, Load]:
         tiers=rng.choice([(host,), (peer, host), (host, peer)]),
     )
     room = blocks * size
-    jobs = [
+    jobs: list[Job] = [
         (rng.randint(0, 60), rng.randint(1, max(1, room // rng.choice([1, 2, 4]))), rng.randint(1, room // 2), 0, ())
         for _ in range(rng.randint(1, 25))
     ]  # fmt: skip
-    return limits, Load(jobs)  # type: ignore[arg-type]
+    return limits, Load(jobs)
 
 
 def tokens(limits: Limits, name: str, chosen: dict[str, object], load: Load, seed: int, most: int) -> object:
@@ -55,7 +55,7 @@ def tokens(limits: Limits, name: str, chosen: dict[str, object], load: Load, see
 @pytest.mark.parametrize("name", STEADY)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**9), caching=st.booleans())
-def test_runs_are_what_single_iterations_are(name: str, mode: str, seed: int, caching: bool) -> None:
+def test_runs_are_what_single_iterations_are(name: str, mode: Mode, seed: int, caching: bool) -> None:
     """Every token comes at the same time, on random engines with aborts and prefixes."""
     limits, load = random_limits(seed, mode, caching)
     load = Load(load.jobs, load.aborts)

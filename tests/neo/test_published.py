@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 import pytest
+from scenes import load_one
 
 from aquasim.reproduce.jobs import Job, Outcome, run_job
 from aquasim.reproduce.neo import CLAIMS
 from aquasim.reproduce.neo.lengths import FIG_10A, Lengths, cell_job, throughput
 from aquasim.reproduce.neo.load import Load, rate_at
-from aquasim.scenario import load_scenario
 from aquasim.sim.simulate import Plan, system_limits
 
 
@@ -19,7 +19,7 @@ def outcomes(jobs: Sequence[Job]) -> dict[Job, Outcome]:
 
 def test_n20_the_baselines_are_the_same_engine_and_the_gpu_alone_has_the_staging_layers_memory() -> None:
     """54 blocks for the GPU alone and vLLM, 52 for NEO and FastDecode+; chunks of 256 and 512 by system."""
-    plan = Plan.of(load_scenario("neo/osc-t4"))
+    plan = Plan.of(load_one("neo/osc-t4"))
     limits = {name: system_limits(plan, system) for name, system in plan.scenario.systems.items()}
     assert {name: each.blocks for name, each in limits.items()} == {
         "vllm": 54, "vllm-256": 54, "vllm-512": 54, "gpu-only": 54, "fastdecode": 52, "neo": 52, "hybrid": 52,
@@ -30,17 +30,17 @@ def test_n20_the_baselines_are_the_same_engine_and_the_gpu_alone_has_the_staging
 @pytest.mark.parametrize(("scenario", "blocks"), [("neo/length-a10g", 1600), ("neo/length-2xh100", 1333)])
 def test_n20_blocks_are_the_authors(scenario: str, blocks: int) -> None:
     """1,650 and 1,350 less one layer in 33 and 81."""
-    plan = Plan.of(load_scenario(scenario))
+    plan = Plan.of(load_one(scenario))
     assert system_limits(plan, plan.scenario.systems["neo"]).blocks == blocks
 
 
 def test_n21_workloads_have_the_published_statistics() -> None:
     """OSC: 372 and 45 tokens on average; synthetic lengths lie within 10 %."""
-    osc = Plan.of(load_scenario("neo/osc-t4")).workload
+    osc = Plan.of(load_one("neo/osc-t4")).workload
     assert osc.prompt.mean() == pytest.approx(372.5, rel=0.02)
     assert osc.output.mean() == pytest.approx(45.3, rel=0.02)
     assert len(osc) == 2000
-    synthetic = Plan.of(load_scenario("neo/length-t4")).workload
+    synthetic = Plan.of(load_one("neo/length-t4")).workload
     assert (synthetic.prompt.min(), synthetic.prompt.max()) == (180, 220)
     assert not synthetic.arrival.any()
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scenes import load_one
 
 from aquasim.core import Lanes, Limits
 from aquasim.hardware.cost import StepCost
@@ -13,7 +14,6 @@ from aquasim.hardware.lanes import LaneCost
 from aquasim.hardware.profile import load_profile
 from aquasim.hardware.rates import RateCost
 from aquasim.models import load_model
-from aquasim.scenario import load_scenario
 from aquasim.sim.simulate import Plan, simulate_system
 
 FREE = Host("free", 8, 1e18, 1e18, 0.0, 0.0, "a host that takes no time")
@@ -91,7 +91,7 @@ def test_prompts_beside_the_host_heat_the_chip_as_others_do() -> None:
     for gain in (0.0, 0.1):
         throttle = {**profile.blocks["throttle"], "gain": gain, "rest": 0.0}
         hot = replace(profile, blocks={**profile.blocks, "throttle": throttle})
-        run = simulate_system(Plan.of(load_scenario("neo/length-2xh100", short), hot), "fastdecode")
+        run = simulate_system(Plan.of(load_one("neo/length-2xh100", short), hot), "fastdecode")
         ends[gain] = run.columns("requests")["finished_ns"].max()
     assert 1.01 < ends[0.1] / ends[0.0] < 1.1
 
@@ -124,7 +124,7 @@ def test_n16_tables_are_the_costs_at_their_points(gpu: str) -> None:
 def gain(*changes: str) -> float:
     """Return NEO's throughput over that of the GPU alone, by the makespan, on a short A10G run."""
     short = ["workload.requests=400", 'workload.output={"kind"="uniform","low"=180,"high"=220}']
-    plan = Plan.of(load_scenario("neo/length-a10g", [*short, *changes]))
+    plan = Plan.of(load_one("neo/length-a10g", [*short, *changes]))
     ends = {
         name: simulate_system(plan, name).columns("requests")["finished_ns"].max()
         for name in ("neo", "gpu-only")
@@ -143,7 +143,7 @@ def test_n23_the_gain_follows_the_hosts_bandwidth_not_its_cores() -> None:
 
 def test_n7_swaps_of_whole_requests_are_awaited_by_the_iteration() -> None:
     """A step that names transfers starts when they have landed."""
-    plan = Plan.of(load_scenario("neo/osc-t4", ["workload.requests=60"]))
+    plan = Plan.of(load_one("neo/osc-t4", ["workload.requests=60"]))
     run = simulate_system(plan, "gpu-only", record_events=True)
     transfers, steps = run.columns("transfers"), run.columns("steps")
     assert len(transfers["transfer"])
@@ -166,7 +166,7 @@ def test_what_cannot_be_simulated_is_a_users_error(changes: list[str], part: str
     from aquasim.errors import UserError
 
     with pytest.raises(UserError, match=part):
-        simulate_system(Plan.of(load_scenario("neo/osc-t4", [*changes, "workload.requests=5"])), "neo")
+        simulate_system(Plan.of(load_one("neo/osc-t4", [*changes, "workload.requests=5"])), "neo")
 
 
 def test_a_scheduler_without_guards_that_stands_still_says_so() -> None:
@@ -177,10 +177,8 @@ def test_a_scheduler_without_guards_that_stands_still_says_so() -> None:
         "engine.max_model_len=830", "workload.requests=1", 'workload.prompt={"kind"="fixed","tokens"=700}',
         'workload.output={"kind"="fixed","tokens"=120}', 'workload.arrivals={"kind"="at-once"}',
     ]  # fmt: skip
-    scenario = load_scenario("neo/length-t4", [*changes, "systems.neo.options.faithful=true"])
-    two = load_scenario(
-        "neo/length-t4", [*changes, "workload.requests=2", "systems.neo.options.faithful=true"]
-    )
+    scenario = load_one("neo/length-t4", [*changes, "systems.neo.options.faithful=true"])
+    two = load_one("neo/length-t4", [*changes, "workload.requests=2", "systems.neo.options.faithful=true"])
     assert simulate_system(Plan.of(scenario), "neo").summary()["requests_done"] == 1
     with pytest.raises(UserError, match=r"systems.neo: 1 requests never end: without its guards"):
         simulate_system(Plan.of(two), "neo")

@@ -191,9 +191,9 @@ def hit_tokens(output: SchedulerOutput) -> int:
     """Return the tokens that requests which start in this iteration need not compute."""
     cached = output.scheduled_cached_reqs
     resumed = zip(cached.req_ids, cached.num_computed_tokens, strict=True)
-    return sum(new.num_computed_tokens for new in output.scheduled_new_reqs) + sum(
-        count for id, count in resumed if id in cached.resumed_req_ids
-    )
+    fresh: int = sum(new.num_computed_tokens for new in output.scheduled_new_reqs)
+    again: int = sum(count for id, count in resumed if id in cached.resumed_req_ids)
+    return fresh + again
 
 
 def sample(scheduler: Scheduler, output: SchedulerOutput) -> ModelRunnerOutput:

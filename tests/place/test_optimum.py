@@ -105,7 +105,8 @@ def one_variable_per_model_and_server(problem: Problem) -> int:
         ),
     )
     assert result.status == 0
-    return round(result.fun)
+    least: int = round(result.fun)
+    return least
 
 
 @pytest.mark.parametrize("mix", MIXES)

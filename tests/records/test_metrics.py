@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from truths import Made
 
 import aquasim
 from aquasim.records import tenants
@@ -33,7 +34,7 @@ KEYS = {
 
 
 @pytest.fixture
-def tables():
+def tables() -> RunTables:
     """A prompt of 10 tokens (4 cached), then decodes of 1, 2 and 3 s; a rejected and an aborted request."""
     tables = RunTables()
     tables.tiers += ["host", "peer"]
@@ -54,7 +55,7 @@ def tables():
     return tables
 
 
-def test_summary_by_hand(tables):
+def test_summary_by_hand(tables: RunTables) -> None:
     """Every number of a run small enough to work out on paper."""
     run = Run([("gpu0", tables)], {"blocks": 100, "block_bytes": 10})
     summary = summarise(run, {"ttft_s": 3.0, "tpot_s": 1.0})
@@ -77,7 +78,7 @@ def test_summary_by_hand(tables):
     }
 
 
-def test_nothing_finished_is_none_not_nan():
+def test_nothing_finished_is_none_not_nan() -> None:
     """An empty run and one of rejections alone give null for what is undefined, and valid JSON."""
     rejected = RunTables()
     rejected.add("requests", 0, 5, -1, -1, 5, 10, 0, 0, 1)
@@ -93,7 +94,7 @@ def test_nothing_finished_is_none_not_nan():
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_times_follow_their_definitions(toy, seed):
+def test_times_follow_their_definitions(toy: Made, seed: int) -> None:
     """Per-request times are those of the request's own tokens, NaN where an end is missing."""
     truth = toy(seed)
     requests = truth.run.columns("requests")
@@ -112,7 +113,7 @@ def test_times_follow_their_definitions(toy, seed):
         assert times["normalised_s"][i] == pytest.approx(rct / max(1, len(tokens)), nan_ok=True)
 
 
-def test_attainment_counts_all_requests(tables):
+def test_attainment_counts_all_requests(tables: RunTables) -> None:
     """Where the one finished request of three meets every bound, the attainment is a third."""
     run = Run([("gpu0", tables)], {})
     summary = summarise(run, {"ttft_s": 3.0, "rct_s": 10.0})
@@ -120,26 +121,26 @@ def test_attainment_counts_all_requests(tables):
     assert (summary["slo_attainment"], summary["goodput_rps"]) == (1 / 3, 0.1)
 
 
-def test_unknown_slo_bound_names_the_known(tables):
+def test_unknown_slo_bound_names_the_known(tables: RunTables) -> None:
     """A misspelt bound is an error that says what is valid."""
     with pytest.raises(ValueError, match="unknown SLO bound 'ttft'; known: ttft_s, tpot_s"):
         summarise(Run([("gpu0", tables)], {}), {"ttft": 1})
 
 
-def test_bytes_need_a_block_size(tables):
+def test_bytes_need_a_block_size(tables: RunTables) -> None:
     """Without `block_bytes`, bytes paged are unknown, not 0; without transfers they are 0."""
     assert paged_bytes(Run([("gpu0", tables)], {})) is None
     assert paged_bytes(Run([("gpu0", RunTables())], {})) == {}
 
 
-def test_links_pass_through(tables):
+def test_links_pass_through(tables: RunTables) -> None:
     """Link loads come from whoever simulated or measured the links."""
     links = {"nvlink": {"bytes": 5, "capacity": 10.0, "busy_s": 0.5}}
 
     assert summarise(Run([("gpu0", tables)], {"links": links}))["links"] == links
 
 
-def test_two_engines_are_one_sample(toy, tables):
+def test_two_engines_are_one_sample(toy: Made, tables: RunTables) -> None:
     """Engines side by side: counts add up, percentiles are of all requests, the same id may occur in both."""
     runs = [toy(seed).run for seed in (1, 2)]
     parts = [run.columns("requests") for run in runs]
@@ -169,7 +170,7 @@ def test_two_engines_are_one_sample(toy, tables):
         ("aqua/s5-elastic-h100", "intended", ["duration_s=20"]),
     ],
 )
-def test_a_links_share_is_of_the_makespan(scenario, system, changes):
+def test_a_links_share_is_of_the_makespan(scenario: str, system: str | None, changes: list[str]) -> None:
     """`share` is bytes over capacity times the makespan, which also `busy` and rates are of; never over one."""
     run = aquasim.simulate(scenario, system, changes=changes)
     summary = run.summary()

@@ -2,9 +2,12 @@
 
 import tracemalloc
 from collections import defaultdict
+from pathlib import Path
+from typing import Any
 
 import pytest
 from trace_events import Seen, check, ns, read
+from truths import Made, Truth
 
 from aquasim.records.perfetto import EmptyWindowError, write_trace
 from aquasim.records.perfetto.write import span
@@ -13,7 +16,7 @@ from aquasim.records.tables import RunTables
 
 
 @pytest.mark.parametrize("name", ["trace.json", "trace.json.gz"])
-def test_a_paging_run_is_a_valid_trace(paged, tmp_path, name):
+def test_a_paging_run_is_a_valid_trace(paged: Truth, tmp_path: Path, name: str) -> None:
     """Everything is in the trace: a slice per step, chunk, stay and copy, a track per request, the counters."""
     left_out = write_trace(paged.run, tmp_path / name)
     trace = read(tmp_path / name)
@@ -40,16 +43,16 @@ def test_a_paging_run_is_a_valid_trace(paged, tmp_path, name):
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
-def test_a_flow_is_a_requests_whole_life(paged, tmp_path):
+def test_a_flow_is_a_requests_whole_life(paged: Truth, tmp_path: Path) -> None:
     """It goes through the arrival, each prefill chunk, stay, preemption and copy of the request, in order."""
     write_trace(paged.run, tmp_path / "t.json")
     seen = Seen(read(tmp_path / "t.json"))
-    lives = defaultdict(lambda: defaultdict(int))
+    lives: defaultdict[int, defaultdict[str, int]] = defaultdict(lambda: defaultdict(int))
     for (_, name), tracks in seen.flows.items():
         for track in tracks:
             lives[int(name.split()[1])][track] += 1
     for table, track in (("chunks", "prefill"), ("spans", "decode"), ("preemptions", "preemptions")):
-        wanted = defaultdict(int)
+        wanted: defaultdict[int, int] = defaultdict(int)
         for request in paged.run.columns(table)["request"].tolist():
             wanted[request] += 1
         assert {request: life[track] for request, life in lives.items() if life[track]} == wanted
@@ -63,7 +66,7 @@ def test_a_flow_is_a_requests_whole_life(paged, tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_any_run_is_a_valid_trace(toy, tmp_path, seed):
+def test_any_run_is_a_valid_trace(toy: Made, tmp_path: Path, seed: int) -> None:
     """Whatever a scheduler does, the trace is well-formed and the phases of a request leave no gap."""
     write_trace(toy(seed).run, tmp_path / "trace.json")
     trace = read(tmp_path / "trace.json")
@@ -79,7 +82,7 @@ def test_any_run_is_a_valid_trace(toy, tmp_path, seed):
         assert (phases or [begin])[-1] == end or begin == end
 
 
-def test_overlapping_transfers_get_threads_of_their_own(tmp_path):
+def test_overlapping_transfers_get_threads_of_their_own(tmp_path: Path) -> None:
     """Two transfers in one direction at a time are on two threads; a third after them shares the first."""
     tables = RunTables()
     tables.tiers += ["peer"]
@@ -95,7 +98,7 @@ def test_overlapping_transfers_get_threads_of_their_own(tmp_path):
     ]  # fmt: skip
 
 
-def test_a_limit_says_what_it_left_out(paged, tmp_path):
+def test_a_limit_says_what_it_left_out(paged: Truth, tmp_path: Path) -> None:
     """The first steps only, with the rest counted in the trace's own notes."""
     left_out = write_trace(paged.run, tmp_path / "t.json", limit=10)
     trace = read(tmp_path / "t.json")
@@ -107,7 +110,7 @@ def test_a_limit_says_what_it_left_out(paged, tmp_path):
 
 
 @pytest.mark.parametrize("window", [(0.5, 0.7), (0.0, 0.3), (1.5, None), (-1e300, 0.3), (1.5, 1e300)])
-def test_a_window_shows_what_reaches_into_it(paged, tmp_path, window):
+def test_a_window_shows_what_reaches_into_it(paged: Truth, tmp_path: Path, window: tuple[Any, Any]) -> None:
     """Steps that touch the window are shown, the others are counted; the window told is within the run."""
     start, end = window
     left_out = write_trace(paged.run, tmp_path / "t.json", start_s=start, end_s=end)
@@ -124,7 +127,7 @@ def test_a_window_shows_what_reaches_into_it(paged, tmp_path, window):
 
 
 @pytest.mark.parametrize("window", [(99.0, None), (1e300, None), (None, 0.0), (-5.0, -1.0), (50.0, 60.0)])
-def test_a_window_without_anything_is_refused(paged, tmp_path, window):
+def test_a_window_without_anything_is_refused(paged: Truth, tmp_path: Path, window: tuple[Any, Any]) -> None:
     """The error says where the run lies, and nothing is written."""
     first, last = span(paged.run)
     with pytest.raises(EmptyWindowError, match=f"the run goes from {first / 1e9:g} s to {last / 1e9:g} s"):
@@ -135,7 +138,7 @@ def test_a_window_without_anything_is_refused(paged, tmp_path, window):
     assert not list(tmp_path.iterdir())
 
 
-def test_step_names_say_what_ran(paged, tmp_path):
+def test_step_names_say_what_ran(paged: Truth, tmp_path: Path) -> None:
     """`decode x<iterations> (<batch> seqs)`, or the prefill tokens and the decodes beside them."""
     write_trace(paged.run, tmp_path / "t.json")
     names = [event["name"] for event in Seen(read(tmp_path / "t.json")).on("GPU iterations")]
@@ -145,7 +148,7 @@ def test_step_names_say_what_ran(paged, tmp_path):
     assert any(name.startswith("prefill ") and name.endswith(" decodes") for name in names)
 
 
-def test_an_empty_run_is_a_trace(tmp_path):
+def test_an_empty_run_is_a_trace(tmp_path: Path) -> None:
     """An engine that never did anything has its name and nothing else."""
     write_trace(Run([("gpu0", RunTables())], {}), tmp_path / "t.json")
     trace = read(tmp_path / "t.json")
@@ -154,7 +157,7 @@ def test_an_empty_run_is_a_trace(tmp_path):
     assert {event["name"] for event in trace["traceEvents"]} == {"process_name", "process_sort_index"}
 
 
-def test_memory_does_not_grow_with_the_trace(tmp_path):
+def test_memory_does_not_grow_with_the_trace(tmp_path: Path) -> None:
     """A trace of 15 MB and more is written with a fraction of that in memory, and nothing is left out."""
     tables, count = RunTables(), 12_000
     for i in range(count):
@@ -176,7 +179,7 @@ def test_memory_does_not_grow_with_the_trace(tmp_path):
         assert sum('"tid":1001' in line and '"ph":"X"' in line for line in file) == count
 
 
-def test_a_failure_leaves_the_old_file(paged, tmp_path):
+def test_a_failure_leaves_the_old_file(paged: Truth, tmp_path: Path) -> None:
     """A trace that cannot be written changes nothing."""
     (tmp_path / "t.json").write_text("old")
     broken = Run.of_columns(paged.run._tables, {**paged.run.labels, "tier": []}, {}, "broken")

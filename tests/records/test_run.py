@@ -2,15 +2,17 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
+from truths import Made, Truth
 
 from aquasim.records.run import Run
 from aquasim.records.tables import COLUMNS, RunTables
 
 
-def test_columns_are_the_tables(toy):
+def test_columns_are_the_tables(toy: Made) -> None:
     """Every table comes as its columns, the engine first, without a copy for one engine."""
     run = toy(3).run
     for table, names in COLUMNS.items():
@@ -21,7 +23,7 @@ def test_columns_are_the_tables(toy):
     assert run.columns("steps")["start_ns"].base is not None
 
 
-def test_engines_are_kept_apart():
+def test_engines_are_kept_apart() -> None:
     """Columns of one of several engines are its rows; tiers are renamed to one list."""
     first, second = RunTables(), RunTables()
     first.tiers, second.tiers = ["peer"], ["host", "peer"]
@@ -39,7 +41,7 @@ def test_engines_are_kept_apart():
     ]
 
 
-def test_frames_show_names(paged):
+def test_frames_show_names(paged: Truth) -> None:
     """Outcomes, kinds, tiers and reasons are words."""
     run = paged.run
 
@@ -54,7 +56,7 @@ def test_frames_show_names(paged):
 
 
 @pytest.mark.parametrize("table", COLUMNS)
-def test_frames_have_every_row(paged, table):
+def test_frames_have_every_row(paged: Truth, table: str) -> None:
     """A DataFrame has the table's rows and columns."""
     frame = getattr(paged.run, table)
 
@@ -62,7 +64,7 @@ def test_frames_have_every_row(paged, table):
     assert list(frame) == list(paged.run.columns(table))
 
 
-def test_metrics_frame(paged):
+def test_metrics_frame(paged: Truth) -> None:
     """Per-request metrics join on the request; the rejected one has no times."""
     frame = paged.run.metrics()
     rejected = frame[frame["outcome"] == "rejected"]
@@ -73,12 +75,12 @@ def test_metrics_frame(paged):
     assert rejected[["ttft_s", "tpot_s", "rct_s", "queue_s"]].isna().all(axis=None)
 
 
-def test_repr_says_what_it_is(paged):
+def test_repr_says_what_it_is(paged: Truth) -> None:
     """The repr names the run, its engines and its size."""
     assert repr(paged.run).startswith("<Run 'aqua' on gpu0: 61 requests, ")
 
 
-def test_summary_is_computed_once(paged):
+def test_summary_is_computed_once(paged: Truth) -> None:
     """Asking again costs nothing, and what one caller does to its copy no other sees."""
     first = paged.run.summary()
     first.clear()
@@ -86,7 +88,7 @@ def test_summary_is_computed_once(paged):
     assert paged.run.summary()["requests_done"] == 60
 
 
-def test_imports_stay_light(tmp_path):
+def test_imports_stay_light(tmp_path: Path) -> None:
     """Importing every module but `frames`, a summary and a saved and loaded run bring no pandas with them."""
     program = f"""
 import sys

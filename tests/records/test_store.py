@@ -1,11 +1,15 @@
 """Run folders: what is written is read back, whole or not at all."""
 
 import json
+import os
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from truths import Truth
 
 from aquasim.records import store
 from aquasim.records.run import FIELDS, Run
@@ -14,12 +18,12 @@ from aquasim.records.tables import RunTables
 
 
 @pytest.fixture
-def folder(paged, tmp_path):
+def folder(paged: Truth, tmp_path: Path) -> Path:
     """A saved run."""
     return save(paged.run, tmp_path / "runs" / "one")
 
 
-def test_a_run_comes_back(paged, folder):
+def test_a_run_comes_back(paged: Truth, folder: Path) -> None:
     """Every table, name, meta value and number of the summary is the same after a round trip."""
     again = load(folder)
 
@@ -30,7 +34,7 @@ def test_a_run_comes_back(paged, folder):
     assert again.summary() == paged.run.summary() == json.loads((folder / "summary.json").read_text())
 
 
-def test_pandas_reads_the_tables(paged, folder):
+def test_pandas_reads_the_tables(paged: Truth, folder: Path) -> None:
     """The Parquet files stand on their own: names are strings, numbers integers."""
     requests = pd.read_parquet(folder / "requests.parquet")
 
@@ -38,7 +42,7 @@ def test_pandas_reads_the_tables(paged, folder):
     assert requests["finished_ns"].dtype == np.int64
 
 
-def test_an_empty_run_comes_back(tmp_path):
+def test_an_empty_run_comes_back(tmp_path: Path) -> None:
     """Tables without rows keep their columns."""
     again = load(save(Run([("gpu0", RunTables())], {}), tmp_path / "empty"))
 
@@ -46,7 +50,7 @@ def test_an_empty_run_comes_back(tmp_path):
     assert again.engines == ["gpu0"]
 
 
-def test_nothing_is_overwritten_unasked(paged, folder):
+def test_nothing_is_overwritten_unasked(paged: Truth, folder: Path) -> None:
     """A run that is there is an error, and stays."""
     with pytest.raises(ValueError, match="one: a run is there already"):
         save(paged.run, folder)
@@ -54,7 +58,7 @@ def test_nothing_is_overwritten_unasked(paged, folder):
     assert load(folder).name == paged.run.name
 
 
-def test_other_folders_are_never_replaced(paged, tmp_path):
+def test_other_folders_are_never_replaced(paged: Truth, tmp_path: Path) -> None:
     """A folder that is not a run folder is an error even with `overwrite`; an empty one is no obstacle."""
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="exists and is not a run folder"):
@@ -65,7 +69,7 @@ def test_other_folders_are_never_replaced(paged, tmp_path):
     assert load(save(paged.run, tmp_path / "empty")).name == paged.run.name
 
 
-def test_overwriting_keeps_what_is_not_the_runs(folder, tmp_path):
+def test_overwriting_keeps_what_is_not_the_runs(folder: Path, tmp_path: Path) -> None:
     """The new run takes the old one's place; notes in the folder stay, and nothing lies beside it."""
     (folder / "notes").mkdir()
     (folder / "notes" / "a.txt").write_text("mine")
@@ -80,13 +84,15 @@ def test_overwriting_keeps_what_is_not_the_runs(folder, tmp_path):
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 @pytest.mark.parametrize("there", [False, True])
-def test_a_failure_leaves_nothing_and_takes_nothing(paged, tmp_path, monkeypatch, error, there):
+def test_a_failure_leaves_nothing_and_takes_nothing(
+    paged: Truth, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, there: bool
+) -> None:
     """Whatever stops the writing, no part of the new run stays and the old one is whole."""
     folder = tmp_path / "run"
     if there:
         save(paged.run, folder)
 
-    def fail(path, value):
+    def fail(path: Path, value: object) -> None:
         raise error
 
     monkeypatch.setattr(store, "_write_json", fail)
@@ -97,19 +103,20 @@ def test_a_failure_leaves_nothing_and_takes_nothing(paged, tmp_path, monkeypatch
     assert not there or load(folder).name == paged.run.name
 
 
-def test_a_failed_swap_puts_the_old_run_back(paged, folder, monkeypatch):
+def test_a_failed_swap_puts_the_old_run_back(
+    paged: Truth, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """If the new folder cannot take its place, the old one returns to it."""
-    from aquasim.records import atomic
+    rename = os.rename
+    calls: list[Path] = []
 
-    rename, calls = atomic.os.rename, []
-
-    def second_fails(source, target):
+    def second_fails(source: Path, target: Path) -> None:
         calls.append(source)
         if len(calls) == 2:
             raise OSError("no")
         rename(source, target)
 
-    monkeypatch.setattr(atomic.os, "rename", second_fails)
+    monkeypatch.setattr(os, "rename", second_fails)
     with pytest.raises(OSError, match="no"):
         save(Run([("gpu0", RunTables())], {}, "new"), folder, overwrite=True)
 
@@ -117,21 +124,21 @@ def test_a_failed_swap_puts_the_old_run_back(paged, folder, monkeypatch):
     assert [path.name for path in folder.parent.iterdir()] == ["one"]
 
 
-def _cut(path):
+def _cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
-def _flip(path):
+def _flip(path: Path) -> None:
     data = bytearray(path.read_bytes())
     data[60] ^= 0xFF
     path.write_bytes(data)
 
 
-def _drop_column(path):
+def _drop_column(path: Path) -> None:
     pq.write_table(pq.read_table(path).drop_columns("step"), path)
 
 
-def _retype(path):
+def _retype(path: Path) -> None:
     table = pq.read_table(path)
     pq.write_table(table.set_column(1, "step", table["step"].cast("double")), path)
 
@@ -160,7 +167,9 @@ def _retype(path):
         ),
     ],
 )
-def test_damage_is_told_in_one_line(folder, file, damage, message):
+def test_damage_is_told_in_one_line(
+    folder: Path, file: str, damage: Callable[[Path], object], message: str
+) -> None:
     """What cannot be read names the file and says why, in one line."""
     damage(folder / file)
     with pytest.raises(ValueError, match=message) as caught:
@@ -169,7 +178,7 @@ def test_damage_is_told_in_one_line(folder, file, damage, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_folder_is_told(tmp_path):
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
     """A path that is not there is an error in one line."""
     with pytest.raises(ValueError, match=r"none: not a run folder \(no such folder\)"):
         load(tmp_path / "none")

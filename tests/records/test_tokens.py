@@ -1,16 +1,19 @@
 """Inter-token gaps and repeated work, from tables, against the same run told token by token."""
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from truths import Made, Truth
 
-from aquasim.records.tokens import account
+from aquasim.records.stats import Progressions
+from aquasim.records.tokens import Account, account
 
 TABLES = ("requests", "steps", "spans", "chunks")
-SYSTEMS = {
+SYSTEMS: dict[str, dict[str, Any]] = {
     "recompute": {"policy": "fcfs", "blocks": 40},
     "prompt-only": {"policy": "fcfs-v0", "blocks": 40, "prefill": "prompt-only"},
     "slices": {"policy": "cfs", "slice_length": 5, "tiers": (("peer", 500),)},
@@ -19,13 +22,13 @@ SYSTEMS = {
 }
 
 
-def _accounted(truth):
+def _accounted(truth: Truth) -> Account:
     return account(*(truth.run.columns(table) for table in TABLES))
 
 
-def _expanded(gaps):
+def _expanded(gaps: Progressions) -> Counter[int]:
     """Every gap with its count."""
-    found = Counter()
+    found: Counter[int] = Counter()
     columns = gaps.first, gaps.last, gaps.growth, gaps.weight
     for first, last, growth, weight in zip(*(column.tolist() for column in columns), strict=True):
         for value in range(first, last + 1, growth or 1):
@@ -35,7 +38,7 @@ def _expanded(gaps):
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, 2**32), st.integers(1, 15))
-def test_gaps_are_those_of_every_token(toy, seed, count):
+def test_gaps_are_those_of_every_token(toy: Made, seed: int, count: int) -> None:
     """Whatever a scheduler does, the distribution is the one of all gaps between tokens of one request."""
     truth = toy(seed, count=count)
 
@@ -44,7 +47,7 @@ def test_gaps_are_those_of_every_token(toy, seed, count):
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32))
-def test_recomputed_tokens_were_computed_before(toy, seed):
+def test_recomputed_tokens_were_computed_before(toy: Made, seed: int) -> None:
     """Chunk tokens count as recomputed exactly where the request had them before."""
     truth = toy(seed)
 
@@ -53,7 +56,7 @@ def test_recomputed_tokens_were_computed_before(toy, seed):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32), st.data())
-def test_requests_still_alive_are_left_out(toy, seed, data):
+def test_requests_still_alive_are_left_out(toy: Made, seed: int, data: st.DataObject) -> None:
     """Without their row in `requests`, requests count for nothing; the others stay exact."""
     truth = toy(seed)
     requests = truth.run.columns("requests")
@@ -67,7 +70,7 @@ def test_requests_still_alive_are_left_out(toy, seed, data):
 
 
 @pytest.mark.parametrize("system", SYSTEMS.values(), ids=SYSTEMS)
-def test_gaps_of_simulated_engines(engine, system):
+def test_gaps_of_simulated_engines(engine: Made, system: dict[str, Any]) -> None:
     """The real engine's tables give the gaps of the tokens its commands make, and every token once."""
     truth = engine(**system)
     requests = truth.run.columns("requests")

@@ -1,11 +1,12 @@
 """Traces of scenarios that ship: valid, complete, and equal to what the records say."""
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trace_events import Seen, check, read
+from trace_events import Seen, Trace, check, read
 
 import aquasim
 from aquasim.records.perfetto import write_trace
@@ -29,13 +30,13 @@ EVIL = st.text(
 
 
 @cache
-def made(scenario, system):
+def made(scenario: str, system: str | None) -> Run:
     """Simulate, at most 300 requests."""
     changes = ["workload.requests=300"] if scenario.startswith("neo") else []
     return aquasim.simulate(scenario, system, changes=changes)
 
 
-def written(run, folder):
+def written(run: Run, folder: Path) -> Trace:
     """Write, read and check a trace."""
     assert not any(write_trace(run, folder / "t.json.gz").values())
     trace = read(folder / "t.json.gz")
@@ -44,7 +45,7 @@ def written(run, folder):
 
 
 @pytest.mark.parametrize(("scenario", "system"), RUNS)
-def test_shipped_scenarios_are_valid_traces(scenario, system, tmp_path):
+def test_shipped_scenarios_are_valid_traces(scenario: str, system: str | None, tmp_path: Path) -> None:
     """Every row of steps, chunks, spans, transfers, fetches, work and leases is one slice of an engine."""
     run = made(scenario, system)
     seen = Seen(written(run, tmp_path))
@@ -60,7 +61,7 @@ def test_shipped_scenarios_are_valid_traces(scenario, system, tmp_path):
     assert len(seen.flows) >= finished.sum()
 
 
-def test_hosts_decode_on_tracks_of_their_own(tmp_path):
+def test_hosts_decode_on_tracks_of_their_own(tmp_path: Path) -> None:
     """Under NEO, every span of lane 1 is on the host's track, every other one on the GPU's."""
     run = made("neo/length-a10g", "neo")
     seen = Seen(written(run, tmp_path))
@@ -80,7 +81,9 @@ def test_hosts_decode_on_tracks_of_their_own(tmp_path):
         ("neo/length-a10g", "neo", ("d2h", "h2d", "pcie", "dram0")),
     ],
 )
-def test_links_carry_what_was_stored(scenario, system, suffixes, tmp_path):
+def test_links_carry_what_was_stored(
+    scenario: str, system: str | None, suffixes: tuple[str, ...], tmp_path: Path
+) -> None:
     """The slices on a link's thread sum up to the bytes that the link carried."""
     run = made(scenario, system)
     seen = Seen(written(run, tmp_path))
@@ -96,7 +99,7 @@ def test_links_carry_what_was_stored(scenario, system, suffixes, tmp_path):
         assert sums[name] == pytest.approx(link["bytes"], rel=0.01), name
 
 
-def test_leases_and_tiers_are_drawn(tmp_path):
+def test_leases_and_tiers_are_drawn(tmp_path: Path) -> None:
     """Memory that tenants lend is a marker each and counters that end where the records do."""
     run = made("aqua/s5-elastic-h100", "intended")
     seen = Seen(written(run, tmp_path))
@@ -106,7 +109,7 @@ def test_leases_and_tiers_are_drawn(tmp_path):
         assert all(event["args"]["value"] >= 0 for event in values)
     memory, tiers = run.columns("memory"), run.labels["tier"]
     for engine, name in enumerate(run.engines):
-        last = {}
+        last: dict[str, float] = {}
         for place, tier, size in zip(memory["engine"], memory["tier"], memory["bytes"], strict=True):
             last |= {tiers[tier]: size / 2**30} if place == engine else {}
         for tier, size in last.items():
@@ -116,7 +119,9 @@ def test_leases_and_tiers_are_drawn(tmp_path):
 
 @settings(max_examples=60, deadline=None)
 @given(names=st.lists(EVIL, min_size=5, max_size=5), folder=st.just(None))
-def test_hostile_names_are_names(names, folder, tmp_path_factory):
+def test_hostile_names_are_names(
+    names: list[str], folder: None, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     """Quotes, control characters, markup and half characters in any name give the same valid trace."""
     engine, tier, reason, run_name, link = names
     tables = RunTables()
@@ -133,7 +138,7 @@ def test_hostile_names_are_names(names, folder, tmp_path_factory):
     check(trace)
     seen = Seen(trace)
 
-    def plain(name):
+    def plain(name: str) -> str:
         return name.encode("utf-8", "replace").decode()
 
     assert seen.processes[1] == plain(engine)

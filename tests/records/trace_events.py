@@ -5,6 +5,14 @@ import json
 import math
 from collections import defaultdict
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+Trace = dict[str, Any]
+"""A file's JSON."""
+Event = dict[str, Any]
+Threads = dict[tuple[int, int], list[tuple[int, int]]]
+"""(start, end) of the slices of each (pid, tid), in ns."""
 
 KEYS = {
     "M": {"name", "pid", "tid", "ts", "args"},
@@ -16,8 +24,8 @@ KEYS = {
     "t": {"name", "pid", "tid", "ts", "cat", "id", "bp"},
     "f": {"name", "pid", "tid", "ts", "cat", "id", "bp"},
 }
-OPTIONAL = {"b": {"args"}}
-METADATA = {
+OPTIONAL: dict[str, set[str]] = {"b": {"args"}}
+METADATA: dict[str, dict[str, type]] = {
     "process_name": {"name": str},
     "thread_name": {"name": str},
     "process_sort_index": {"sort_index": int},
@@ -25,27 +33,28 @@ METADATA = {
 }
 
 
-def read(path):
+def read(path: Path) -> Trace:
     """Return a trace file as JSON that says nothing twice and has no NaN."""
 
-    def once(pairs):
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         assert len({key for key, _ in pairs}) == len(pairs), pairs
         return dict(pairs)
 
-    def refuse(word):
+    def refuse(word: str) -> None:
         raise AssertionError(word)
 
     data = path.read_bytes()
     text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8")
-    return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    trace: Trace = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+    return trace
 
 
-def ns(microseconds):
+def ns(microseconds: float) -> int:
     """Return nanoseconds, as a viewer keeps them."""
     return round(microseconds * 1000)
 
 
-def check(trace):
+def check(trace: Trace) -> None:
     """Assert that a trace is well-formed in every event, thread, flow, counter and async track."""
     assert trace.keys() == {"displayTimeUnit", "otherData", "traceEvents"}
     events = trace["traceEvents"]
@@ -57,7 +66,7 @@ def check(trace):
     _async(events)
 
 
-def _event(event):
+def _event(event: Event) -> None:
     ph = event["ph"]
     assert KEYS[ph] <= event.keys() - {"ph"} <= KEYS[ph] | OPTIONAL.get(ph, set()), event
     assert isinstance(event["name"], str)
@@ -86,20 +95,20 @@ def _event(event):
         assert event.get("bp", "e") == "e"
 
 
-def _number(value):
+def _number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
 
 
-def _threads(events):
+def _threads(events: list[Event]) -> Threads:
     """Return each thread's slices, which follow or contain each other and never cross."""
-    threads = defaultdict(list)
+    threads: Threads = defaultdict(list)
     for event in events:
         if event["ph"] == "X":
             start = ns(event["ts"])
             threads[event["pid"], event["tid"]].append((start, start + ns(event["dur"])))
     for slices in threads.values():
         slices.sort(key=lambda each: (each[0], -each[1]))
-        open_ = []
+        open_: list[int] = []
         for start, end in slices:
             while open_ and open_[-1] <= start:
                 open_.pop()
@@ -108,7 +117,7 @@ def _threads(events):
     return threads
 
 
-def _names(events, threads):
+def _names(events: list[Event], threads: Threads) -> None:
     """Every process and thread with slices has one name and one place, and no two share a number."""
     given = [(e["name"], e["pid"], e["tid"]) for e in events if e["ph"] == "M"]
     assert len(set(given)) == len(given)
@@ -121,10 +130,10 @@ def _names(events, threads):
     assert not set(tids) & {pid for pid, _ in threads}
 
 
-def _flows(events, threads):
+def _flows(events: list[Event], threads: Threads) -> None:
     """Every flow starts once and ends once, goes forward, keeps its name, and each point is in a slice before it."""
-    flows = defaultdict(list)
-    begun = defaultdict(set)
+    flows: defaultdict[int, list[Event]] = defaultdict(list)
+    begun: defaultdict[tuple[int, int | None], set[int]] = defaultdict(set)
     for event in events:
         thread = event["pid"], event.get("tid")
         if event["ph"] == "X":
@@ -141,8 +150,8 @@ def _flows(events, threads):
             assert (a["ts"], a["tid"]) != (b["ts"], b["tid"])
 
 
-def _async(events):
-    open_ = defaultdict(list)
+def _async(events: list[Event]) -> None:
+    open_: defaultdict[tuple[str, int, int], list[tuple[str, float]]] = defaultdict(list)
     for event in events:
         if event["ph"] not in "be":
             continue
@@ -160,30 +169,30 @@ def _async(events):
 class Seen:
     """A trace by what a reader looks for: threads by name, slices on them, flows by request."""
 
-    def __init__(self, trace):
+    def __init__(self, trace: Trace) -> None:
         events = trace["traceEvents"]
         named = [e for e in events if e["ph"] == "M"]
         self.processes = {e["pid"]: e["args"]["name"] for e in named if e["name"] == "process_name"}
         self.threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in named if e["name"] == "thread_name"}
         self.slices = [e for e in events if e["ph"] == "X"]
-        self.counters = defaultdict(list)
+        self.counters: defaultdict[str, list[Event]] = defaultdict(list)
         for event in events:
             if event["ph"] == "C":
                 self.counters[event["name"]].append(event)
-        self.flows = defaultdict(list)
+        self.flows: defaultdict[tuple[int, str], list[str]] = defaultdict(list)
         for event in sorted((e for e in events if e["ph"] in "stf"), key=lambda e: ns(e["ts"])):
             self.flows[event["pid"], event["name"]].append(self._track(event))
         self.async_ = [e for e in events if e["ph"] == "b"]
 
-    def _track(self, event):
-        name = self.threads[event["pid"], event["tid"]]
+    def _track(self, event: Event) -> str:
+        name: str = self.threads[event["pid"], event["tid"]]
         return name.rsplit(" ", 1)[0] if name.rsplit(" ", 1)[-1].isdigit() else name
 
-    def on(self, track):
+    def on(self, track: str) -> list[Event]:
         """Return the slices of a track, of all threads side by side."""
         return [event for event in self.slices if self._track(event) == track]
 
     @property
-    def tracks(self):
+    def tracks(self) -> set[str]:
         """Return the names of all tracks that have slices."""
         return {self._track(event) for event in self.slices}

@@ -14,7 +14,7 @@ from aquasim.figures.text import shown
 from aquasim.figures.theme import Figure
 from aquasim.report import page as pages
 from aquasim.report.headline import change, headline
-from aquasim.report.page import Cell, Details, Page, Points, Section, Table, Text
+from aquasim.report.page import Cell, Details, Page, Part, Points, Section, Table, Text
 from aquasim.report.runs import runs_page
 
 HOSTILE = (
@@ -77,7 +77,14 @@ def sample(text: str) -> Page:
         text, text, text, chart, {"rows": {"system": [text] * 20, "x": [1] * 20}}, (text, "other")
     )
     table = Table((text, text), [(Cell(text, text), Cell(text, text, text, True, text))], text, (text,))
-    parts = [Text(text, True), Points([text]), table, Details(text, text), Details(text, table), figure]
+    parts: list[Part] = [
+        Text(text, True),
+        Points([text]),
+        table,
+        Details(text, text),
+        Details(text, table),
+        figure,
+    ]
     return Page(text, [Section(text, parts), Section(text, [figure], figure)], text, text)
 
 

@@ -18,6 +18,7 @@ from aquasim.runtime.arenas import (
     ArenaError,
     Extent,
     Handle,
+    Mapping,
     available,
     create,
     encode,
@@ -124,7 +125,7 @@ def test_a_donor_may_let_go_of_host_memory_while_it_is_mapped() -> None:
     with arena.export() as handle, open_handle(handle) as mapping:
         arena.view()[:2] = b"ab"
         arena.close()
-        assert mapping.view(Extent(0, 2)) == b"ab"
+        assert bytes(mapping.view(Extent(0, 2))) == b"ab"
 
 
 def test_memory_cannot_be_shrunk_under_a_consumer() -> None:
@@ -180,11 +181,13 @@ def test_closing_twice_is_harmless_and_use_after_it_is_an_error() -> None:
     with arena.export() as handle:
         mapping = open_handle(handle)
         handle.close()
+    uses: tuple[Callable[[Arena | Mapping], object], ...]
+    uses = (lambda r: r.ptr, lambda r: r.view(), lambda r: r.at(Extent(0, 1)), lambda r: r.scrub())
     for region in (arena, mapping):
         region.close()
         region.close()
         assert region.closed
-        for use in (lambda r: r.ptr, lambda r: r.view(), lambda r: r.at(Extent(0, 1)), lambda r: r.scrub()):
+        for use in uses:
             with pytest.raises(ArenaError, match="after it was closed"):
                 use(region)
     with pytest.raises(ArenaError, match="after it was closed"):
@@ -294,6 +297,7 @@ def test_a_handle_with_two_descriptors_is_refused(descriptors: Callable[[], int]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
     with ours, theirs, create("memfd", PAGE) as arena, arena.export() as handle:
         before = descriptors()
+        assert handle.fd is not None
         socket.send_fds(ours, [encode(handle)], [handle.fd] * 2)
         with pytest.raises(ArenaError, match="more than one"):
             recv_handle(theirs)

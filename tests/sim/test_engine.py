@@ -1,9 +1,11 @@
 """One engine in simulated time: exact times of small cases, and what happens while a step runs."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
+from scenes import load_one
 
 from aquasim.core import (
     Aborted,
@@ -20,7 +22,6 @@ from aquasim.core.policies.base import Policy
 from aquasim.hardware.cost import StepCost
 from aquasim.records.run import Run
 from aquasim.records.tables import RunTables
-from aquasim.scenario import load_scenario
 from aquasim.sim.clock import Clock
 from aquasim.sim.engine import Engine, iterations
 from aquasim.sim.simulate import Plan, simulate_system
@@ -38,6 +39,10 @@ class Toy:
     def step(self, chunks: list[tuple[int, int]], batch: int, context: int) -> int:
         """Return the time of a mixed iteration."""
         return 100 + 10 * batch + context + sum(2 * new + cached for new, cached in chunks)
+
+    def timed(self, chunks: list[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
+        """Nothing is bound by compute."""
+        return self.step(chunks, batch, context), 0.0
 
 
 class Slow:
@@ -93,7 +98,7 @@ class Bench:
             self.env, scheduler, Toy(), self.tables, Slow(self.env, contends), record_events=True
         )
         for id, (arrival, prompt, output) in enumerate(jobs):
-            self.env.at(arrival, lambda _, i=id, p=prompt, o=output: self.engine.submit(i, p, o, 0, ()))
+            self.env.at(arrival, lambda _, i=id, p=prompt, o=output: self.engine.submit(i, p, o, 0, ()))  # type: ignore[misc]
 
     def play(self) -> "Bench":
         """Let everything happen."""
@@ -187,12 +192,12 @@ def test_a_rejected_request_is_recorded_with_its_reason() -> None:
     frame = bench.run.requests.set_index("request")
     assert frame.loc[1, "outcome"] == "rejected"
     assert frame.loc[1, "reason"] == "prompt of 400 tokens does not fit max_model_len 400"
-    assert frame.loc[1, ["admitted_ns", "first_token_ns", "output_tokens"]].tolist() == [-1, -1, 0]
+    assert list(frame.loc[1, ["admitted_ns", "first_token_ns", "output_tokens"]]) == [-1, -1, 0]
     assert frame.loc[0, "outcome"] == "finished"
 
 
 TIERS = (("host", 100),)
-PAGING = {"blocks": 4, "tiers": TIERS}
+PAGING: dict[str, Any] = {"blocks": 4, "tiers": TIERS}
 PAIR = [(0, 7, 5), (0, 7, 5)]
 
 
@@ -213,7 +218,7 @@ def test_serial_transfers_hold_the_step() -> None:
 
 def test_overlapping_transfers_let_others_run_and_stretch_their_iterations() -> None:
     """While a page-out is under way iterations take twice as long if HBM is shared, else as long as ever."""
-    steps = {}
+    steps: dict[bool, int] = {}
     for contends in (False, True):
         policy = make_policy("cfs", slice_length=2, overlap=True)
         bench = Bench([(0, 7, 20)] * 3, policy, contends=contends, blocks=12, tiers=TIERS).play()
@@ -288,7 +293,7 @@ def test_the_iteration_under_way_is_found_exactly(a: int, b: int) -> None:
 
 def test_only_transfers_slow_a_real_engine_down() -> None:
     """Decodes beside page traffic never beat the cost model, and some lose to it; all others equal it."""
-    scenario = load_scenario("small-h100", ["workload.requests=60", "engine.kv_blocks=300"])
+    scenario = load_one("small-h100", ["workload.requests=60", "engine.kv_blocks=300"])
     plan = Plan.of(scenario)
     cost = StepCost(plan.profile, plan.llm.model, 1, 512 + 512)
     run = simulate_system(plan, "aqua")

@@ -10,7 +10,7 @@ from aquasim.core import Move, Transfer
 from aquasim.hardware.cost import StepCost
 from aquasim.hardware.profile import load_profile
 from aquasim.models import load_model
-from aquasim.sim.carrier import PageCarrier, PageLayout
+from aquasim.sim.carrier import Copies, PageCarrier, PageLayout
 from aquasim.sim.clock import Clock
 from aquasim.sim.fabric import CopyEngine, Done, Fabric, Flow, Port, fair_rates
 from aquasim.sim.topology import TOPOLOGIES, Server
@@ -94,7 +94,7 @@ def deliver(capacities: dict[str, float], flows: list[tuple[int, str, int, float
         fabric.start([ports[c] for c in path], size, cap, lambda: arrived.__setitem__(index, env.ns))
 
     for index, flow in enumerate(flows):
-        env.at(flow[0], lambda _, index=index: send(index))
+        env.at(flow[0], lambda _, index=index: send(index))  # type: ignore[misc]
     env.play()
     assert not fabric.flows
     for name, port in ports.items():
@@ -176,12 +176,12 @@ def test_the_rates_add_up_to_the_bytes(flows: list[tuple[int, str, int, float]])
             moved[flow] = moved.get(flow, 0.0) + rate * (env.ns - since) / 1e9
         before[0] = env.ns, {flow: flow.rate for flow in fabric.flows}
 
+    def begin(path: str, size: int, cap: float) -> None:
+        fabric.start([ports[n] for n in path], size, cap, nothing)
+
     fabric.watch(account)
     for start, path, size, cap in flows:
-        env.at(
-            start,
-            lambda _, p=path, s=size, c=cap: fabric.start([ports[n] for n in p], s, c, nothing),
-        )
+        env.at(start, lambda _, p=path, s=size, c=cap: begin(p, s, c))  # type: ignore[misc]
     env.play()
     assert len(moved) == len(flows)
     for flow, total in moved.items():
@@ -230,7 +230,7 @@ def test_copy_engines_are_fifo_and_bounded(slots: int, seed: list[int]) -> None:
         engine.submit(copy)
 
     for index, length in enumerate(seed):
-        env.at(index // 3, lambda _, i=index, n=length: submit(i, n))
+        env.at(index // 3, lambda _, i=index, n=length: submit(i, n))  # type: ignore[misc]
     env.play()
     assert started == list(range(len(seed)))
     assert engine.active == 0
@@ -240,7 +240,7 @@ def test_copy_engines_are_fifo_and_bounded(slots: int, seed: list[int]) -> None:
 
 
 def rate(
-    copies: str, link: str, kind: str = "out", model: str = "CodeLlama-34B", released: bool = False
+    copies: Copies, link: str, kind: str = "out", model: str = "CodeLlama-34B", released: bool = False
 ) -> float:
     """Return GB/s at which pages of one H100 travel over an idle link."""
     shape = load_model(model)
@@ -301,7 +301,7 @@ def carry(
     carrier = PageCarrier(server, gpus, {"peer": donors}, layout, StepCost(profile, model, len(gpus)))
     landed = [-1] * len(transfers)
     for index, transfer in enumerate(transfers):
-        carrier.carry(transfer, lambda index=index: landed.__setitem__(index, env.ns))
+        carrier.carry(transfer, lambda index=index: landed.__setitem__(index, env.ns))  # type: ignore[misc]
     env.play()
     return landed, server
 

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scenes import load_one
 
 from aquasim.core import POLICIES, Limits, Step, make_policy, replay
 from aquasim.records.run import Run
-from aquasim.scenario import load_scenario
 from aquasim.sim.simulate import Plan, simulate_system
 
 PLAIN = sorted(name for name, policy in POLICIES.items() if policy.lanes is None)
@@ -49,7 +49,7 @@ def changes(policy: str, seed: int) -> list[str]:
 
 def plan(policy: str, seed: int) -> Plan:
     """Resolve a random scenario."""
-    return Plan.of(load_scenario("small-h100", changes(policy, seed)))
+    return Plan.of(load_one("small-h100", changes(policy, seed)))
 
 
 def tables(run: Run, *names: str) -> dict[str, list[Any]]:
@@ -76,7 +76,7 @@ def test_fused_equals_stepped_to_the_nanosecond(policy: str, seed: int) -> None:
 def test_fused_equals_stepped_with_lanes_beside_slices(seed: int) -> None:
     """The same for `hybrid`, whose host decodes beside some steps and not beside others."""
     resolved = Plan.of(
-        load_scenario("small-h100", [*changes("cfs", seed), *HYBRID, f"machine.host_gbs={20 + seed}"])
+        load_one("small-h100", [*changes("cfs", seed), *HYBRID, f"machine.host_gbs={20 + seed}"])
     )
     fused, stepped = (simulate_system(resolved, "x", fused=fused) for fused in (True, False))
     same = ("requests", "preemptions", "transfers", "moves")
@@ -86,7 +86,7 @@ def test_fused_equals_stepped_with_lanes_beside_slices(seed: int) -> None:
 def test_fused_equals_stepped_where_the_host_decodes() -> None:
     """The same on a server whose host has a part in many steps."""
     changed = ["workload.requests=60", "engine.kv_blocks=500", "engine.max_model_len=4000", "seed=3"]
-    resolved = Plan.of(load_scenario("neo/length-a10g", changed))
+    resolved = Plan.of(load_one("neo/length-a10g", changed))
     fused, stepped = (simulate_system(resolved, "hybrid", fused=fused) for fused in (True, False))
     same = ("requests", "preemptions", "transfers", "moves")
     assert tables(fused, *same) == tables(stepped, *same)
@@ -101,7 +101,7 @@ def test_fused_equals_stepped_when_seats_are_short() -> None:
         "engine.kv_blocks=500",
         'engine.prefill="chunked"',
     ]
-    resolved = Plan.of(load_scenario("small-h100", changed))
+    resolved = Plan.of(load_one("small-h100", changed))
     fused, stepped = (simulate_system(resolved, "x", fused=fused) for fused in (True, False))
     assert tables(fused, "requests") == tables(stepped, "requests")
 
@@ -109,7 +109,7 @@ def test_fused_equals_stepped_when_seats_are_short() -> None:
 def test_fused_equals_stepped_when_a_slice_ends_within_a_run() -> None:
     """The running order at the end of a slice nobody competed in is the same if the slice ends within a step."""
     changed = [*changes("cfs", 6), 'engine.prefill="prompt-only"', "systems.x.options.overlap=false"]
-    resolved = Plan.of(load_scenario("small-h100", changed))
+    resolved = Plan.of(load_one("small-h100", changed))
     fused, stepped = (simulate_system(resolved, "x", fused=fused) for fused in (True, False))
     assert tables(fused, "requests") == tables(stepped, "requests")
 
@@ -126,7 +126,7 @@ def test_fused_equals_stepped_when_a_page_out_makes_room() -> None:
         'engine.prefill="prompt-only"',
         "machine.peer_gib=1",
     ]
-    resolved = Plan.of(load_scenario("small-h100", changed))
+    resolved = Plan.of(load_one("small-h100", changed))
     fused, stepped = (simulate_system(resolved, "x", fused=fused) for fused in (True, False))
     assert tables(fused, "requests", "transfers") == tables(stepped, "requests", "transfers")
 

@@ -2,14 +2,15 @@
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
+from scenes import load_one
 
 from aquasim.core import Limits, Scheduler, make_policy
 from aquasim.errors import UserError
 from aquasim.hardware.throttle import Heat, Throttle
 from aquasim.records.run import Run
 from aquasim.records.tables import RunTables
-from aquasim.scenario import load_scenario
 from aquasim.sim.clock import Clock
 from aquasim.sim.engine import Engine
 from aquasim.sim.simulate import Plan, simulate_system
@@ -39,7 +40,7 @@ class Toy:
 
 def play(
     jobs: list[tuple[int, int, int]],
-    also: Callable[[Clock, Engine], None] = lambda clock, engine: None,
+    also: Callable[[Clock, Engine], object] = lambda clock, engine: None,
     **extra: object,
 ) -> Run:
     """Run (arrival ns, prompt, output) jobs through an engine that decides ahead."""
@@ -47,7 +48,7 @@ def play(
     scheduler = Scheduler(Limits(blocks=100, block_size=4, max_repeat=1 << 30), make_policy("fcfs"))
     engine = Engine(clock, scheduler, Toy(), tables, **({"ahead": True} | extra))  # type: ignore[arg-type]
     for id, (arrival, prompt, output) in enumerate(jobs):
-        clock.at(arrival, lambda _, i=id, p=prompt, o=output: engine.submit(i, p, o, 0, ()))
+        clock.at(arrival, lambda _, i=id, p=prompt, o=output: engine.submit(i, p, o, 0, ()))  # type: ignore[misc]
     also(clock, engine)
     clock.play()
     assert not engine.live
@@ -137,7 +138,8 @@ def test_the_way_to_the_client_is_part_of_what_it_sees() -> None:
     """
     clock, tables = Clock(), RunTables()
     scheduler = Scheduler(Limits(blocks=100, block_size=4), make_policy("fcfs"))
-    source = Source(clock, Workload([0, 0], [5, 5], [1, 1], cap=1), 4, False, delay_ns=1000)
+    workload = Workload(np.array([0, 0]), np.array([5, 5]), np.array([1, 1]), cap=1)
+    source = Source(clock, workload, 4, False, delay_ns=1000)
     engine = Engine(clock, scheduler, Toy(), tables, on_gone=source.gone)
     source.start(engine)
     clock.play()
@@ -148,19 +150,19 @@ def test_the_way_to_the_client_is_part_of_what_it_sees() -> None:
 def test_a_scenario_says_which_engine_serves_it() -> None:
     """10 ms more per decode iteration is about 10 ms more per token; an unknown version names the known ones."""
     quick, slow = (
-        simulate_system(Plan.of(load_scenario("small-h100", [f"engine.decode_overhead_s={s}"])), "fcfs")
+        simulate_system(Plan.of(load_one("small-h100", [f"engine.decode_overhead_s={s}"])), "fcfs")
         for s in (0.0, 0.01)
     )
     longer = slow.summary()["tpot_p50"] - quick.summary()["tpot_p50"]
     assert 0.008 < longer < 0.02
     with pytest.raises(ValueError, match=r"unknown engine version 'vllm-9'.*known: vllm-0.14"):
-        Plan.of(load_scenario("small-h100", ['engine.version="vllm-9"']))
+        Plan.of(load_one("small-h100", ['engine.version="vllm-9"']))
 
 
 def test_a_profile_without_the_servers_links_is_refused() -> None:
     """An RTX card has no NVLink, so it cannot stand in for the GPUs of an NVLink server; alone it can."""
     with pytest.raises(ValueError, match=r"^machine.profile: rtxpro6000 has no nvlink, which 8xH100 needs$"):
-        Plan.of(load_scenario("small-h100", ['machine.profile="rtxpro6000"']))
+        Plan.of(load_one("small-h100", ['machine.profile="rtxpro6000"']))
     alone = [
         'machine.server="1xRTXPRO6000"',
         "machine.gpus=[0]",
@@ -169,7 +171,7 @@ def test_a_profile_without_the_servers_links_is_refused() -> None:
         "engine.kv_blocks=500",
         "workload.requests=5",
     ]
-    plan = Plan.of(load_scenario("small-h100", alone))
+    plan = Plan.of(load_one("small-h100", alone))
     assert plan.notes == ()
     assert simulate_system(plan, "fcfs").summary()["requests_done"] == 5
 
@@ -182,7 +184,7 @@ def test_what_was_never_measured_is_told() -> None:
         "machine.donors=[]",
         'model.name="qwen2.5-7b"',
     ]
-    notes = Plan.of(load_scenario("small-h100", [*changes, "engine.kv_blocks=300"])).notes
+    notes = Plan.of(load_one("small-h100", [*changes, "engine.kv_blocks=300"])).notes
     assert [note.split(" of ")[0] for note in notes] == [
         f"rtx4090: {kind}" for kind in ("products", "decode attention", "prefill attention")
     ]
@@ -199,4 +201,4 @@ def test_a_degree_nobody_measured_is_refused() -> None:
         "engine.kv_blocks=300",
     ]
     with pytest.raises(UserError, match=r"^rtx4090: all-reduce between 2 GPUs was not measured"):
-        simulate_system(Plan.of(load_scenario("small-h100", changes)), "fcfs")
+        simulate_system(Plan.of(load_one("small-h100", changes)), "fcfs")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from aquasim.sweep.executors import Backend
 from aquasim.sweep.plan import load_sweep
@@ -36,7 +37,7 @@ def written(folder: Path, text: str = SMALL) -> Path:
 
 
 def run(
-    path: Path, store: Path, where: Callable[[], AbstractContextManager[Backend]] = HERE, **more: bool
+    path: Path, store: Path, where: Callable[[], AbstractContextManager[Backend]] = HERE, **more: Any
 ) -> Outcome:
     """Run a sweep file with all metrics."""
     return run_sweep(load_sweep(path), store, where, metrics=("*",), **more)

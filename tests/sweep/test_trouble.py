@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -107,7 +108,7 @@ def test_a_killed_worker_loses_no_point(tmp_path: Path) -> None:
     rows: list[object] = []
     with local(2) as pool:
         assert isinstance(pool, Local)
-        killed = []
+        killed: list[int] = []
 
         def sink(new: object) -> None:
             rows.extend(new)  # type: ignore[arg-type]
@@ -131,8 +132,9 @@ def test_a_point_that_kills_its_worker_is_found_out(tmp_path: Path) -> None:
     guilty = points[5].key
 
     class Deadly(Executor):
-        def submit(self, fn, /, batch):  # type: ignore[no-untyped-def]
-            future: Future[object] = Future()
+        def submit(self, fn: Callable[..., Any], /, *words: Any, **options: Any) -> Future[Any]:
+            (batch,) = words
+            future: Future[Any] = Future()
             if any(point.key == guilty for point in batch.points):
                 future.set_exception(WorkerLost("gone"))
             else:

@@ -51,8 +51,8 @@ def test_changing_one_distribution_moves_nothing_else() -> None:
         return synthetic(arrivals, prompt, output, requests=200, seed=3, shared_prefix=shared)
 
     # Rejection sampling makes a Gamma draw a varying number of random numbers.
-    laws = (Poisson(1.0), Uniform(1, 100), Uniform(1, 100), 5)
-    others = (Gamma(1.0, 3.0), Lognormal(median=9, sigma=1), FixedLength(3), 7)
+    laws: tuple[Any, ...] = (Poisson(1.0), Uniform(1, 100), Uniform(1, 100), 5)
+    others: tuple[Any, ...] = (Gamma(1.0, 3.0), Lognormal(median=9, sigma=1), FixedLength(3), 7)
     base = columns(make(*laws))
     for changed in range(4):
         found = columns(make(*(others[i] if i == changed else laws[i] for i in range(4))))

@@ -154,7 +154,7 @@ def test_parquet_errors_name_the_row(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     pq = pytest.importorskip("pyarrow.parquet")
     good: dict[str, list[Any]] = {"arrival_s": [0.5, 1.0], "prompt_tokens": [1, 2], "output_tokens": [3, 4]}
-    cases = [
+    cases: list[tuple[dict[str, list[Any]], str]] = [
         ({"arrival_s": [0.5, float("nan")]}, "row 2: arrival_s is nan, a finite number >= 0 is needed"),
         ({"prompt_tokens": [1, None]}, "row 2: prompt_tokens is None, a whole number >= 1 is needed"),
         ({"output_tokens": [0, 1]}, "row 1: output_tokens is 0, a whole number >= 1 is needed"),

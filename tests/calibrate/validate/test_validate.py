@@ -4,6 +4,7 @@ import gzip
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -204,7 +205,7 @@ def test_every_form_has_a_reader() -> None:
         assert callable(sys.modules[f"aquasim.calibrate.validate.readers.{module}"].read)
 
 
-BROKEN = {
+BROKEN: dict[str, tuple[Callable[[str], str], str]] = {
     "missing column": (lambda text: text.replace("ttft_us", "first_us"), "column 'ttft_us' is missing"),
     "negative": (lambda text: text.replace("\n0,", "\n0,-5000000,1,1,1,1\n7,", 1), "sched_arrival_us is -5"),
     "no number": (lambda text: text.replace("\n0,", "\n0,soon,1,1,1,1\n7,", 1), "sched_arrival_us is soon"),

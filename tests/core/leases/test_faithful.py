@@ -147,9 +147,10 @@ class Server:
             if to == LOCAL_ID:
                 self.told.append(message)
                 continue
-            machine = {COORDINATOR_ID: self.coordinator, 2: self.donor, 0: self.consumer}[to]
-            queue += [(to, *answer) for answer in machine.handle(0, message)]  # type: ignore[union-attr]
-            machine.check()
+            machines: dict[int, Coordinator | Donor | Consumer]
+            machines = {COORDINATOR_ID: self.coordinator, 2: self.donor, 0: self.consumer}
+            queue += [(to, *answer) for answer in machines[to].handle(0, message)]  # type: ignore[arg-type]
+            machines[to].check()
         return self.told
 
     def lend(self, message: Message) -> list[Message]:

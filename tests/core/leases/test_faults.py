@@ -268,7 +268,7 @@ class Faults(RuleBasedStateMachine):
 def run(**options: Any) -> None:
     """Run the machine, healthy if slow."""
     checks = [HealthCheck.too_slow, HealthCheck.filter_too_much]
-    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+    run_state_machine_as_test(
         Faults, settings=settings(deadline=None, suppress_health_check=checks, **options)
     )
 

@@ -29,6 +29,7 @@ from aquasim.runtime.coordinator.identity import own
 from aquasim.runtime.coordinator.wire import Ask, Handed, Hello, Share, Welcome
 from aquasim.runtime.donor import DonorClient
 from aquasim.runtime.peers import Mapped, PeerClient, client
+from aquasim.runtime.peers.mapped import map_extent
 
 MIB = 1 << 20
 SECOND = 1_000_000_000
@@ -111,7 +112,6 @@ def test_an_extent_that_must_be_left_while_it_is_mapped_is_never_used(
     stage: Stage, listener: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The drain comes during the probe: closed once that is done; the engine hears nothing of it."""
-    map_extent = client.map_extent
 
     def slowly(*words: Any) -> Mapped:
         time.sleep(0.2)

@@ -78,9 +78,9 @@ def test_a_thread_is_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return pidfd_open
 
-    monkeypatch.setattr(identity.os, "pidfd_open", fail(22))
+    monkeypatch.setattr(os, "pidfd_open", fail(22))
     assert dead(own("a"))
-    monkeypatch.setattr(identity.os, "pidfd_open", fail(24))
+    monkeypatch.setattr(os, "pidfd_open", fail(24))
     with pytest.raises(OSError, match="Too many open files"):
         dead(own("a"))
 

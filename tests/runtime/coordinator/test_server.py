@@ -245,7 +245,7 @@ def test_status_is_there_for_whoever_may_connect_and_changes_nothing(busy: Stage
     """Metrics and status over the same socket, any number of times."""
     with Stranger(busy) as stranger:
         for what in ("status", "metrics", "status"):
-            stranger.send(Query(what))  # type: ignore[arg-type]
+            stranger.send(Query(what))
             answer = stranger.hear()
             assert isinstance(answer, Answer)
             if what == "status":

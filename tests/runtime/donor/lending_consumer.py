@@ -55,7 +55,12 @@ def main() -> None:
     client.start()
     client.want(want)
     go = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.readline(), go.set()), daemon=True).start()
+
+    def listen() -> None:
+        sys.stdin.readline()
+        go.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     told: dict[int, list[int]] = {}
     said: set[str] = set()
 

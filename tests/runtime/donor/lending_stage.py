@@ -49,8 +49,8 @@ def jobs(seed: int, count: int) -> Jobs:
 def spawn(*words: str, **options: Any) -> "subprocess.Popen[str]":
     """Start Python with these words."""
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment} | options
-    return subprocess.Popen([sys.executable, *words], text=True, **options)
+    given: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": environment}
+    return subprocess.Popen([sys.executable, *words], text=True, **(given | options))
 
 
 def alone(prompt: list[int], count: int) -> list[int]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from lending_stage import Coordinator, eventually
+from lending_stage import Coordinator
+from processes import eventually
 
 from aquasim.runtime.arenas import Arena, ArenaError
 from aquasim.runtime.arenas.reserve import Reserved

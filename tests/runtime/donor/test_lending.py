@@ -19,9 +19,9 @@ from lending_stage import (
     Coordinator,
     Serving,
     alone,
-    eventually,
     jobs,
 )
+from processes import eventually
 
 from aquasim.core.informers import GIB, QueueInformer, WindowInformer
 
@@ -186,8 +186,9 @@ def test_an_informer_lends_when_idle_and_reclaims_under_load(
     """AQUA's two rules: idle, it lends; as a queue builds up, it takes everything back; idle again, lends again."""
     informer: QueueInformer | WindowInformer
     if kind == "queue":
-        sizes = {"min_retain_bytes": 2 * EXTENT, "max_bytes": 6 * EXTENT}
-        informer = QueueInformer(**sizes, donate_queue=0, reclaim_queue=3)
+        informer = QueueInformer(
+            min_retain_bytes=2 * EXTENT, max_bytes=6 * EXTENT, donate_queue=0, reclaim_queue=3
+        )
     else:
         informer = WindowInformer(
             window_ns=20_000_000, retain_bytes=2 * EXTENT, min_offer_bytes=EXTENT, swing_bytes=GIB,

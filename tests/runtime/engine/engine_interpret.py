@@ -26,7 +26,7 @@ def steps(attention: str) -> tuple[list[int], torch.Tensor]:
     """Return what two requests say in 4 steps, and then the logits of a padded batch as a graph computes them."""
     pool = KvPool.of(TINY, 12, 4, fill=math.nan)
     runner = Runner(TINY, random_weights(TINY, 1), pool, attention=attention, max_seqs=4)
-    told = []
+    told: list[int] = []
     for id in range(2):
         blocks = [id + 2 * index for index in range(5)]
         told += runner.step([Prefill(id, [id + 1] * (4 + 3 * id), 0, blocks)]).values()

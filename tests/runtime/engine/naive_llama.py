@@ -62,7 +62,8 @@ def logits(config: LlamaConfig, named: dict[str, torch.Tensor], tokens: Sequence
     """Return logits `[tokens, vocab]` of a whole sequence."""
 
     def get(name: str) -> Array:
-        return named[name].double().numpy()
+        found: Array = named[name].double().numpy()
+        return found
 
     hidden = get("model.embed_tokens.weight")[list(tokens)]
     for number in range(config.layers):
@@ -77,7 +78,8 @@ def logits(config: LlamaConfig, named: dict[str, torch.Tensor], tokens: Sequence
 
 
 def _norm(rows: Array, weight: Array, eps: float) -> Array:
-    return rows / np.sqrt((rows**2).mean(-1, keepdims=True) + eps) * weight
+    normed: Array = rows / np.sqrt((rows**2).mean(-1, keepdims=True) + eps) * weight
+    return normed
 
 
 def _attention(config: LlamaConfig, get: Tensors, prefix: str, rows: Array) -> Array:

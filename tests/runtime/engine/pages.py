@@ -1,6 +1,7 @@
 """Pools whose sequences lie in scattered blocks, for comparing attention back ends."""
 
 import math
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ class Pages:
         generator = torch.Generator().manual_seed(seed)
         each = [-(-length // block_size) for length in lengths]
         blocks = torch.randperm(sum(each), generator=generator).tolist()
-        options = {"dtype": dtype, "device": device, "fill": math.nan}
+        options: dict[str, Any] = {"dtype": dtype, "device": device, "fill": math.nan}
         self.pool = KvPool(sum(each), 2, block_size, kv_heads, head_dim, **options)
         self.tables = torch.full((len(lengths), max(each)), self.pool.idle, dtype=torch.int32)
         self.caches = []
@@ -57,4 +58,5 @@ class Pages:
         scores = queries.double().transpose(0, 1) @ keys.transpose(1, 2) * dim**-0.5
         hidden = torch.ones(tokens, keys.shape[1], dtype=torch.bool, device=keys.device)
         scores.masked_fill_(hidden.triu(keys.shape[1] - tokens + 1), -math.inf)
-        return (scores.softmax(-1) @ values).transpose(0, 1).flatten(1)
+        mixed: torch.Tensor = scores.softmax(-1) @ values
+        return mixed.transpose(0, 1).flatten(1)

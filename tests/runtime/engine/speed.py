@@ -19,8 +19,9 @@ from aquasim.runtime.engine import KvPool, LlamaConfig, Prefill, Runner, random_
 
 def build(layers: int, hidden: int, batch: int, context: int, steps: int) -> Runner:
     """Return a runner whose batch holds `batch` sequences of `context` tokens, with blocks for `steps` more."""
-    sizes = {"hidden": hidden, "head_dim": hidden // 8, "intermediate": 3 * hidden}
-    config = LlamaConfig(vocab=4096, layers=layers, heads=8, kv_heads=2, **sizes)
+    config = LlamaConfig(
+        vocab=4096, hidden=hidden, layers=layers, heads=8, kv_heads=2, head_dim=hidden // 8, intermediate=3 * hidden
+    )  # fmt: skip
     each = -(-(context + steps) // 16)
     pool = KvPool.of(config, blocks=batch * each)
     runner = Runner(config, random_weights(config), pool, max_seqs=batch, max_len=each * 16)

@@ -19,7 +19,8 @@ def filled(pool: KvPool, blocks: list[int], seed: int) -> tuple[torch.Tensor, to
     slots = pool.slots(torch.tensor(blocks)[positions // 4], positions)
     made = (torch.empty(0), torch.empty(0))
     for layer in range(pool.layers):
-        made = tuple(torch.randn(10, pool.kv_heads, pool.head_dim, generator=generator) for _ in range(2))
+        keys, values = (torch.randn(10, pool.kv_heads, pool.head_dim, generator=generator) for _ in range(2))
+        made = keys, values
         pool.write(layer, slots, *made)
         assert all(torch.equal(a, b) for a, b in zip(pool.read(layer, slots), made, strict=True))
     return made

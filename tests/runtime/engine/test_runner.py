@@ -59,9 +59,8 @@ def test_logits_are_those_of_the_naive_model(kind: str, padded: int | None) -> N
     other = logits(config, tensors(config), PROMPT[::-1])
     blocks, others = [9, 2, 7, 0], [1, 8, 3, 5]
 
-    found = [
-        engine.logits([Prefill(1, np.array(PROMPT[:6]), 0, blocks), Prefill(2, PROMPT[::-1][:3], 0, others)])
-    ]
+    first = Prefill(1, np.array(PROMPT[:6]), 0, blocks)  # type: ignore[arg-type]
+    found = [engine.logits([first, Prefill(2, PROMPT[::-1][:3], 0, others)])]
     found += [engine.logits([Prefill(1, PROMPT[6:7], 6, blocks)])]
     engine.batch.join(2, PROMPT[::-1][3], 3, others)
     found += [engine.logits([Prefill(1, PROMPT[7:14], 7, blocks)])]

@@ -17,7 +17,7 @@ LLAMA3 = {
     "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
     "original_max_position_embeddings": 32, "rope_theta": 500.0,
 }  # fmt: skip
-FAMILIES = {
+FAMILIES: dict[str, dict[str, Any]] = {
     "Llama": {"rope_parameters": LLAMA3},
     "Mistral": {"sliding_window": None},
     "Qwen2": {"tie_word_embeddings": True},

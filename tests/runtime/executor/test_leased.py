@@ -207,7 +207,8 @@ def test_a_page_out_whose_extents_must_be_left_before_it_starts(
     server: Server, expected: list[list[int]]
 ) -> None:
     """Nowhere else to write: it goes to memory of our own, and the extents are given back; nothing waits forever."""
-    tier, late = server.tier, []
+    tier = server.tier
+    late: list[Transfer] = []
 
     def hesitant(transfer: Transfer, pages: Sequence[Pages]) -> bool:
         if transfer.kind == "out" and paged(server) and not late:

@@ -220,7 +220,7 @@ def simulated(limits: Limits, policy: str, jobs: list[Job]) -> Played:
     scheduler = Scheduler(limits, policy_of(policy))
     engine = Engine(env, scheduler, Costs(), tables, Carrier(env), record_events=True, lane_time=LaneCosts())
     for id, (arrival, prompt, output, priority) in enumerate(jobs):
-        env.at(arrival, lambda _, a=(id, prompt, output, priority, ()): engine.submit(*a))
+        env.at(arrival, lambda _, a=(id, prompt, output, priority, ()): engine.submit(*a))  # type: ignore[misc]
     env.play()
     assert not engine.live
     assert engine.log is not None

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ class Engine:
         self.lock = threading.Lock()
         self.asked = threading.Event()
         self.paused = self.ended = False
+        self._build: Callable[[], None]
         self._build = lambda: self._make(path, name, host, check, policy, options or {"slice_length": 2})
 
     def _make(

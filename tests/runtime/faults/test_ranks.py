@@ -122,7 +122,9 @@ def test_a_rank_that_computes_something_else_says_so() -> None:
     ours, theirs = Pipe()
     executor = Executor(make_scheduler("fcfs"), make_runner())
     follower = Follower(executor, theirs)
-    for words in (("submit", 0, 0, [1, 2, 3], 4, {}), ("decide", 1), ("begin", 2), ("end", 3, {0: -1})):
+    orders: list[tuple[Any, ...]]
+    orders = [("submit", 0, 0, [1, 2, 3], 4, {}), ("decide", 1), ("begin", 2), ("end", 3, {0: -1})]
+    for words in orders:
         ours.send(words)
     with pytest.raises(OutOfStepError, match="we computed"):
         follower.run()

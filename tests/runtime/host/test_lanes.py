@@ -9,6 +9,7 @@ from host_model import CONFIG, PROMPTS, STEPS, blocks, made
 
 from aquasim.runtime.copy import HostCopier
 from aquasim.runtime.engine import Hosted, KvPool, Prefill, Runner, Sides, runner
+from aquasim.runtime.engine.sampling import choose
 from aquasim.runtime.engine.wires import Staged
 
 Told = dict[int, list[int]]
@@ -122,7 +123,7 @@ def test_a_spoilt_page_on_the_host_changes_the_output(alone: Told) -> None:
         attend(*args)
 
     attend = engine.host.attention.attend
-    engine.host.attention.attend = spoil  # type: ignore[method-assign]
+    engine.host.attention.attend = spoil  # type: ignore[method-assign, assignment]
     found = generate(engine, {2, 4})
     assert found[4] != alone[4]
     assert {id: found[id] for id in PROMPTS if id != 4} == {id: alone[id] for id in PROMPTS if id != 4}
@@ -139,7 +140,6 @@ def test_half_precision_differs_by_its_rounding_only(
     add up. Tokens may differ where two logits are nearer to each other than that, so logits are compared.
     """
     seen: list[torch.Tensor] = []
-    choose = runner.choose
 
     def keep(logits: torch.Tensor, choices: Any) -> torch.Tensor:
         seen.append(logits.float().clone())

@@ -19,7 +19,7 @@ import torch
 from aquasim.runtime.local import Options, run_local
 from aquasim.runtime.local.plan import hardware_plan
 from aquasim.runtime.local.prompts import prompt_tokens
-from aquasim.scenario import load_scenario
+from aquasim.scenario import Scenario, load_scenario
 
 BLOCK = 16
 
@@ -110,6 +110,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = make_model(Path(folder))
         scenario = load_scenario("burst-local", [f"workload.requests={asked.requests}"])
+        assert isinstance(scenario, Scenario)
         plan = hardware_plan(scenario, Options(device="cpu", weights=Path(folder)))
         load, limits = plan.workload, plan.scenario.engine
         jobs = [

@@ -187,7 +187,7 @@ def test_sizes_that_are_none_are_refused(fake: Fake) -> None:
         ({"segment": 0}, "segment is 0; it must be at least 1"),
     ):
         with pytest.raises(ValueError, match=message):
-            LongPrompt(CONFIG, WEIGHTS, fake.pool, **{"tokens": 64} | options)  # type: ignore[arg-type]
+            LongPrompt(CONFIG, WEIGHTS, fake.pool, **{"tokens": 64} | options)
     engine = LongPrompt(CONFIG, WEIGHTS, fake.pool, tokens=8)
     for tokens in ([], [1] * 9):
         with pytest.raises(ValueError, match="tokens after 0; the cache holds 8"):

@@ -7,13 +7,13 @@ Homes: one contiguous tensor in another process's memory and in host memory, a t
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,8 +63,7 @@ def loads(layout: LoraLayout, adapter: Adapter, folder: Path) -> None:
     started = []
     for words in (["coordinator"], ["donate", "--gib", "0.5", "--extent-mib", "256"]):
         command = [sys.executable, "-m", "aquasim", *words, "--socket", str(socket)]
-        quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        started.append(subprocess.Popen(command, env=os.environ, **quiet))
+        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         while not socket.exists():
             time.sleep(0.05)
     print(f"adapter of {size / 1e6:.1f} MB, {layout.tensors} tensors")
@@ -76,7 +75,7 @@ def loads(layout: LoraLayout, adapter: Adapter, folder: Path) -> None:
                     time.sleep(0.02)
                 home = PeerHome(pool, layout, torch.float32, small=small)
                 home.add(adapter)
-                seconds = median(lambda home=home: load(home, adapter.name, slots), 15)
+                seconds = median(partial(load, home, adapter.name, slots), 15)
             kind = "small tensors" if small else "one tensor"
             print(f"{side:5} {kind:13} {seconds * 1e3:8.2f} ms, {size / seconds / 1e9:5.2f} GB/s")
     file = FileHome(layout, torch.float32, [save(folder / adapter.name, adapter)])

@@ -4,17 +4,16 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from faked import Fake
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from lora_jobs import NAMES, fetches, jobs, submit
 from lora_model import ADAPTERS, CONFIG, LAYOUT, RANK, SIZE, engine
 
 from aquasim.core import Aborted, Arrived
 from aquasim.errors import UserError
-from aquasim.records.tables import COLUMNS
 from aquasim.runtime.arenas import create
 from aquasim.runtime.copy import HostCopier
 from aquasim.runtime.engine import KvPool
@@ -24,7 +23,6 @@ from aquasim.runtime.lora import HostHome, LoraCache, LoraLayout, LoraSlots, Pee
 from aquasim.runtime.pager import Pager, Window
 from aquasim.runtime.tensors import PoolFullError
 
-NAMES = [adapter.name for adapter in ADAPTERS]
 ROW = LAYOUT.elements * 4
 
 
@@ -58,42 +56,6 @@ def serve(home: Any, count: int, **options: Any) -> Executor:
     executor = engine(slots, **options)
     executor.loras = LoraCache(slots, home, NAMES)
     return executor
-
-
-Jobs = list[tuple[list[int], int, str | None]]
-
-
-def jobs(seed: int, count: int) -> Jobs:
-    """Return prompts, lengths and adapters, some of them none."""
-    rng = random.Random(seed)
-    return [
-        (
-            [rng.randrange(97) for _ in range(rng.randint(3, 9))],
-            rng.randint(3, 12),
-            rng.choice([*NAMES, None]),
-        )
-        for _ in range(count)
-    ]
-
-
-def submit(executor: Executor, wanted: Jobs, turns: int = 0) -> dict[int, list[int]]:
-    """Submit all, with some turns after each; return where their tokens will be."""
-    told: dict[int, list[int]] = {}
-    for id, (prompt, count, adapter) in enumerate(wanted):
-        told[id] = []
-        executor.submit(
-            id, prompt, count, adapter=adapter, on_token=lambda id, token, last: told[id].append(token)
-        )
-        for _ in range(turns):
-            executor.turn()
-    return told
-
-
-def fetches(executor: Executor, column: str) -> list[int]:
-    """Return a column of what was loaded."""
-    rows = np.frombuffer(executor.tables.rows["fetches"], np.int64).reshape(-1, len(COLUMNS["fetches"]))
-    found: list[int] = rows[:, COLUMNS["fetches"].index(column)].tolist()
-    return found
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from lora_files import nothing, save
+from lora_jobs import NAMES, fetches, jobs, submit
 from lora_model import ADAPTERS, LAYOUT, engine
 from processes import eventually, spawn
-from test_cache import NAMES, fetches, jobs, submit
 
 from aquasim.runtime.executor import Executor
 from aquasim.runtime.lora import FileHome, Home, HostHome, LoraCache, LoraSlots, PeerHome
@@ -88,8 +89,6 @@ def test_adapters_in_lent_memory(lenders: tuple[Path, Start]) -> None:
 
 def test_files_are_a_home_too(tmp_path: Path) -> None:
     """Read anew for each miss: the same tokens as from host memory, and the records say so."""
-    from test_adapters import nothing, save
-
     folders = [save(tmp_path / adapter.name, adapter, nothing) for adapter in ADAPTERS]
     home = FileHome(LAYOUT, torch.float32, folders)
     executor, told = told_by(home)

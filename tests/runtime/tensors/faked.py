@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from aquasim.core.leases import Extent, Process
 from aquasim.runtime.arenas import Rate, create
 from aquasim.runtime.peers import Mapped
-from aquasim.runtime.tensors import Moves, PeerPool
+from aquasim.runtime.tensors import AquaTensor, Moves, PeerPool
 
 if TYPE_CHECKING:
     import torch
@@ -63,6 +63,11 @@ def data(nbytes: int, seed: int = 0) -> "torch.Tensor":
     import torch
 
     return torch.randint(0, 256, (nbytes,), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def side(tensor: AquaTensor) -> str:
+    """Return where a tensor is at this moment: "peer" or "host"."""
+    return tensor.where
 
 
 def same(one: "torch.Tensor", other: "torch.Tensor") -> bool:

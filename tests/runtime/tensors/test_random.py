@@ -1,6 +1,6 @@
 """Tensors in leased memory, in random sequences of all that can happen to them."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from faked import KIB, PERIOD_S, Fake, data, same
@@ -20,7 +20,10 @@ from hypothesis.stateful import (
 from aquasim.runtime.peers import Mapped
 from aquasim.runtime.tensors import AquaTensor, PoolFullError
 
-torch = pytest.importorskip("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = pytest.importorskip("torch")
 
 
 class Against(RuleBasedStateMachine):
@@ -55,7 +58,7 @@ class Against(RuleBasedStateMachine):
         return made
 
     @rule(tensor=tensors, seed=st.integers(100, 199))
-    def write(self, tensor: AquaTensor | None, seed: int) -> None:
+    def write(self, tensor: AquaTensor, seed: int) -> None:
         """Replace the contents; a refusal leaves the old ones."""
         contents = data(tensor.nbytes, seed)
         try:

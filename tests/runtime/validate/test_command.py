@@ -196,7 +196,7 @@ def test_simulated_is_near_measured(tmp_path: Path) -> None:
     """
     given = ("validate", "burst-local", "--on", "hardware", "--device", "cpu", "--systems", "fcfs,cfs-host")
     command = words(*given, "--repeats", "1", "--clock", "cpu", "--json")
-    worst = []
+    worst: list[float] = []
     while len(worst) < 3 and not (worst and worst[-1] < 0.5):
         env = {**os.environ, "XDG_CACHE_HOME": str(tmp_path / f"{len(worst)}")}
         done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=env)

@@ -209,7 +209,12 @@ def test_the_peak_is_told_once_after_the_first_batch() -> None:
     """Free bytes beside the peak come with the first end; the informer lends them but 5 GiB, for good."""
     scene = stage(producer(), batch=4)
     moments: list[int] = []
-    scene.tenant._on_peak = lambda free: (scene.peaks.append(free), moments.append(scene.env.ns))[0]
+
+    def on_peak(free: int) -> None:
+        scene.peaks.append(free)
+        moments.append(scene.env.ns)
+
+    scene.tenant._on_peak = on_peak
     scene.play()
     assert scene.peaks == [H100.memory_bytes - 7 * GIB]
     assert moments == [2 * SECOND]

@@ -55,9 +55,9 @@ class Tiers:
     """Peer tiers of an engine with some ranks; counts how often each word was settled."""
 
     def __init__(self, donors: dict[str, tuple[int, ...]]) -> None:
-        self.engine: Any = Engine(Clock())
+        self.engine = Engine(Clock())
         self.tables = RunTables()
-        self.peers = PeerTiers(self.engine, donors, BLOCK, self.tables)
+        self.peers = PeerTiers(self.engine, donors, BLOCK, self.tables)  # type: ignore[arg-type]
         self.said = 0
         self.settled: list[int] = []
 
@@ -161,13 +161,13 @@ class Swap:
 
     def __init__(self) -> None:
         self.env = Clock()
-        self.engine: Any = Engine(self.env, 1_000_000)
+        self.engine = Engine(self.env, 1_000_000)
         self.server = Server(self.env, TOPOLOGIES["8xH100"], load_profile("h100"))
-        self.carrier: Any = SimpleNamespace(shares={SWAP: [(0, 0.0), (1, 0.0)]})
+        self.carrier = SimpleNamespace(shares={SWAP: [(0, 0.0), (1, 0.0)]})
         self.tables = RunTables()
         layout = PageLayout("column", 2 * MIB, 32)
         self.ranks = [
-            SwapSpace(self.server, self.engine, self.carrier, layout, rank, 512 * MIB, self.tables)
+            SwapSpace(self.server, self.engine, self.carrier, layout, rank, 512 * MIB, self.tables)  # type: ignore[arg-type]
             for rank in (0, 1)
         ]
         self.settled: list[int] = []

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -113,11 +112,11 @@ class Bench:
         parts: list[int] | None = None,
     ) -> None:
         self.env = Clock()
-        self.engine: Any = Engine(self.env)
+        self.engine = Engine(self.env)
         self.tables = RunTables()
         server = Server(self.env, TOPOLOGIES["8xH100"], H100)
         gpus, layout = tuple(range(ranks)), PageLayout("scattered", BLOCK, 1)
-        self.lending = Lending(server, self.engine, gpus, layout, informer, TICK, rebuild, self.tables)
+        self.lending = Lending(server, self.engine, gpus, layout, informer, TICK, rebuild, self.tables)  # type: ignore[arg-type]
         self.loans = [Loan(self, rank, parts or []) for rank in gpus]
         self.lending.loans.extend(self.loans)
         self.engine.released = self.lending.released

@@ -399,7 +399,11 @@ def test_another_transfer_shares_the_link_fairly() -> None:
     """Beside one more flow over the same host link, loads get half of it: tokens take twice as long."""
     bench = Bench("a100", 12.0, output=1000)
     _, path = bench.server.from_host(0)
-    bench.at(6, lambda: bench.server.fabric.start(path, 10**15, inf, lambda: None) and None)
+
+    def disturb() -> None:
+        bench.server.fabric.start(path, 10**15, inf, lambda: None)
+
+    bench.at(6, disturb)
     bench.prompt.start()
     bench.env.at(12 * GB, lambda _: None)
     while bench.env.ns < 12 * GB:
@@ -416,7 +420,11 @@ def test_transfers_of_others_stretch_compute() -> None:
     alone, beside = Bench(share=0.0).play(), Bench(share=0.0)
     _, path = beside.server.between(0, 3)
     size = round(376e9 * 10)
-    beside.at(0, lambda: beside.server.fabric.start(path, size, inf, lambda: None) and None).play()
+
+    def read() -> None:
+        beside.server.fabric.start(path, size, inf, lambda: None)
+
+    beside.at(0, read).play()
     share = 376e9 / beside.profile.hbm_read
     ratio = float(beside.ms[1] / alone.ms[1])
     assert 1 + share / 2 < ratio < 1 / (1 - share)

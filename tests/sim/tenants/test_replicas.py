@@ -32,8 +32,7 @@ class Service:
     def __init__(self) -> None:
         self.env = Clock()
         self.first, self.second = Engine(), Engine()
-        self.first_any: Any = self.first
-        self.replicas = Replicas(self.env, self.first_any, self._more, Autoscale(3, 30 * SECOND))
+        self.replicas = Replicas(self.env, self.first, self._more, Autoscale(3, 30 * SECOND))  # type: ignore[arg-type]
         self.started: list[int] = []
 
     def _more(self) -> Any:
