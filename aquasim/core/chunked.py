@@ -49,14 +49,24 @@ def repeats(s: "Scheduler") -> int:
         return 1
     limit = s.limits.max_repeat
     if s.policy.sliced:
-        limit = min(limit, s.policy.horizon(s))
-        if s.waiting or (s.paged and s.policy.ranked and s.limits.prefix_caching):
-            limit = 1  # growth may take what a newcomer waits for, who then displaces others
+        limit = 1 if _unsettled(s) else min(limit, s.policy.horizon(s))
     if s.policy.ranked and (s.paged or s.waiting):  # the next decision holds as long as everyone has headroom
         spare -= s.batch.count
         if spare < 0:
             return 1
     return s.batch.room(spare, limit)
+
+
+def _unsettled(s: "Scheduler") -> bool:
+    """Say whether the next iteration's decision may differ though nobody comes or ends.
+
+    Growth may take what a newcomer waits for, who then displaces others; whoever was displaced ranks anew; and which
+    cached block growth takes depends on what transfers have freed by then.
+    """
+    caching = s.limits.prefix_caching
+    if s.waiting or (caching and s.pager.moving):
+        return True
+    return s.policy.ranked and bool(s.paged) and (caching or bool(s.preempted))
 
 
 def _one_last(s: "Scheduler") -> bool:

@@ -68,6 +68,11 @@ class Pager:
         self.arrivals = 0
         """Requests of awaited page-ins."""
 
+    @property
+    def moving(self) -> bool:
+        """Whether any transfer is under way or decided."""
+        return bool(self.flights or self._out or self._in)
+
     def blocks_for(self, tokens: int) -> int:
         """Blocks that hold `tokens`."""
         return -(-tokens // self._size)

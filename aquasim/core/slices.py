@@ -44,9 +44,10 @@ def _decide(s: "Scheduler", due: bool = False) -> None:
     Stops at the first that does not fit unless the policy fills up behind it (`backfill`). Where only the slice is
     over (`due`), the policy may find the exchange not worth it: all goes on as it is.
     """
-    chosen = _choose(s, _contenders(s), _budget(s))
+    contenders = _contenders(s)
+    chosen = _choose(s, contenders, _budget(s))
     picked = dict.fromkeys(chosen)
-    leaving = [r for r in s.running.values() if r.decoding and r not in picked]
+    leaving = [r for r in contenders if r.decoding and r not in picked]
     if due and leaving and not s.policy.worthwhile(leaving, [r for r in chosen if r.id in s.paged], s):
         return
     for request in leaving:

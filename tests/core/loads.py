@@ -1,11 +1,14 @@
-"""Random engines, loads and policies' options."""
+"""Random engines, loads and policies' options; and the same load in runs of iterations and one by one."""
 
 import random
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Literal
 
-from driver import Load
+from driver import Driver, Load
 
 from aquasim.core import POLICIES, Limits
+from aquasim.core.policies.base import Policy
 
 PLAIN = sorted(name for name, policy in POLICIES.items() if policy.lanes is None)
 Mode = Literal["chunked", "prompt-only"]
@@ -82,3 +85,22 @@ def options(name: str, seed: int, mode: Mode = "chunked") -> dict[str, object]:
     if name == "fcfs-swap":
         return {"overlap": mode == "chunked" and rng.random() < 0.3}
     return {"slice_length": rng.choice([1, 4, 16])} if name == "aqua" else {}
+
+
+class Announced(Driver):
+    """A driver that ends a run of iterations when somebody comes or leaves or a tier changes, as an engine does."""
+
+    def _complete(self, now: int) -> None:
+        comes = any(job[0] <= now and id not in self.generated for id, job in enumerate(self.load.jobs))
+        if comes or now in self.load.aborts or now in self.load.resizes:
+            self.disturbed = True
+        super()._complete(now)
+
+
+def both(limits: Limits, policy: Callable[[], Policy], load: Load, seed: int) -> tuple[object, object]:
+    """Return when every token came, iteration by iteration and in runs of iterations."""
+    stepped, fused = (
+        Announced(replace(limits, max_repeat=most), policy(), load, seed, check=False).run().tokens
+        for most in (1, 1 << 30)
+    )
+    return stepped, fused

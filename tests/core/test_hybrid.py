@@ -8,7 +8,7 @@ import pytest
 from driver import Driver, Load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loads import random_limits
+from loads import both, random_limits
 from player import Player
 from tables import predictor
 
@@ -57,6 +57,15 @@ def test_everyone_ends_and_no_invariant_breaks(seed: int) -> None:
     assert all(pool.held == 0 for pool in driver.scheduler.pager.tiers.values())
     assert not driver.scheduler.requests
     assert not driver.scheduler.paged
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 10**9))
+def test_runs_are_what_single_iterations_are(seed: int) -> None:
+    """Every token comes at the same time whether iterations are simulated one by one or in runs."""
+    limits, load = random_limits(seed, "chunked", False)
+    stepped, fused = both(limits, lambda: hybrid(**machine(seed)), load, seed)
+    assert stepped == fused
 
 
 @pytest.mark.parametrize("seed", range(24))

@@ -1,28 +1,14 @@
 """A run of identical iterations stands for what single iterations would have done, for every policy."""
 
 import random
-from dataclasses import replace
 
 import pytest
-from driver import Driver, Job, Load
+from driver import Job, Load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from loads import MODES, PLAIN, Mode, options, random_limits
+from loads import MODES, PLAIN, Mode, both, options, random_limits
 
 from aquasim.core import Limits, make_policy
-
-STEADY = [name for name in PLAIN if name not in ("aqua", "srpt")]
-"""Under the other two about one random load in 300 still differs, with leases that shrink, too: not understood."""
-
-
-class Announced(Driver):
-    """A driver that ends a run of iterations when somebody comes or leaves or a tier changes, as an engine does."""
-
-    def _complete(self, now: int) -> None:
-        comes = any(job[0] <= now and id not in self.generated for id, job in enumerate(self.load.jobs))
-        if comes or now in self.load.aborts or now in self.load.resizes:
-            self.disturbed = True
-        super()._complete(now)
 
 
 def small(seed: int) -> tuple[Limits, Load]:
@@ -45,31 +31,24 @@ def small(seed: int) -> tuple[Limits, Load]:
     return limits, Load(jobs)
 
 
-def tokens(limits: Limits, name: str, chosen: dict[str, object], load: Load, seed: int, most: int) -> object:
-    """Return when every token came, with runs of at most so many iterations."""
-    policy = make_policy(name, **chosen)
-    return Announced(replace(limits, max_repeat=most), policy, load, seed, check=False).run().tokens
-
-
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("name", STEADY)
+@pytest.mark.parametrize("name", PLAIN)
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**9), caching=st.booleans())
 def test_runs_are_what_single_iterations_are(name: str, mode: Mode, seed: int, caching: bool) -> None:
-    """Every token comes at the same time, on random engines with aborts and prefixes."""
+    """Every token comes at the same time, on random engines with aborts, prefixes and tiers that come and go."""
     limits, load = random_limits(seed, mode, caching)
-    load = Load(load.jobs, load.aborts)
     chosen = options(name, seed, mode)
-    runs = [tokens(limits, name, chosen, load, seed, most) for most in (1, 1 << 30)]
-    assert runs[0] == runs[1]
+    stepped, fused = both(limits, lambda: make_policy(name, **chosen), load, seed)
+    assert stepped == fused
 
 
-@pytest.mark.parametrize("name", ["cfs", "aqua", "fcfs-swap"])
+@pytest.mark.parametrize("name", ["cfs", "aqua", "fcfs-swap", "mlfq", "srpt"])
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(seed=st.integers(0, 10**9))
 def test_so_they_are_where_memory_is_tight(name: str, seed: int) -> None:
     """Tiers as small as HBM, newcomers that wait for blocks which growth takes first."""
     limits, load = small(seed)
     chosen = options(name, seed)
-    runs = [tokens(limits, name, chosen, load, seed, most) for most in (1, 1 << 30)]
-    assert runs[0] == runs[1]
+    stepped, fused = both(limits, lambda: make_policy(name, **chosen), load, seed)
+    assert stepped == fused

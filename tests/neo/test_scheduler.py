@@ -8,6 +8,7 @@ import pytest
 from driver import Driver, Load
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from loads import both
 from player import Player
 from tables import predictor
 
@@ -85,6 +86,16 @@ def test_replaying_the_events_gives_the_same_commands(name: str, seed: int) -> N
     limits, load, machine = random_case(seed)
     driver = Driver(limits, policy(name, machine), load, seed, check=False).run()
     assert replay(limits, policy(name, machine), driver.records) == driver.commands
+
+
+@pytest.mark.parametrize("name", LANED)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 10**9))
+def test_runs_are_what_single_iterations_are(name: str, seed: int) -> None:
+    """Every token comes at the same time whether iterations are simulated one by one or in runs."""
+    limits, load, machine = random_case(seed)
+    stepped, fused = both(limits, lambda: policy(name, machine), load, seed)
+    assert stepped == fused
 
 
 @settings(max_examples=60, deadline=None)
