@@ -1,4 +1,4 @@
-"""NEO's requirements N4 to N14 (its scheduler): lanes, queues, limits, choices; named as in its fact sheet."""
+"""NEO's requirements N1 and N4 to N14 (its scheduler): lanes, queues, limits, choices; named as in its fact sheet."""
 
 import random
 import time
@@ -15,7 +15,7 @@ from tables import predictor
 from aquasim.core import Aborted, Lanes, Limits, Step, Transfer, make_policy, replay
 from aquasim.core.policies.base import Policy
 from aquasim.core.predictor import Copying
-from aquasim.core.request import Request
+from aquasim.core.request import Request, State
 from aquasim.core.sides import Side, remains
 
 LANED = ("neo", "gpu-only", "fastdecode")
@@ -96,6 +96,30 @@ def test_runs_are_what_single_iterations_are(name: str, seed: int) -> None:
     limits, load, machine = random_case(seed)
     stepped, fused = both(limits, lambda: policy(name, machine), load, seed)
     assert stepped == fused
+
+
+class Whole(Driver):
+    """A driver that looks where every request's cache is after each decision."""
+
+    def _plan(self, now: int) -> None:
+        super()._plan(now)
+        moving = {request for flight in self.scheduler.pager.flights.values() for request in flight.requests}
+        for request in set(self.scheduler.requests.values()) - moving:
+            assert not (request.blocks and request.copy), f"{request.id} is in both tiers"
+            held = len(request.blocks or request.copy)
+            assert request.state is State.WAITING or held * 4 >= request.computed, (
+                f"{request.id} is not whole"
+            )
+
+
+@pytest.mark.parametrize("name", LANED)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(seed=st.integers(0, 10**9))
+def test_n1_a_request_is_whole_in_one_tier(name: str, seed: int) -> None:
+    """All of its cache on the GPU or all of it on the host, but while it moves."""
+    limits, load, machine = random_case(seed)
+    driver = Whole(limits, policy(name, machine), load, seed).run()
+    assert set(driver.outcome) == set(range(len(load.jobs)))
 
 
 @settings(max_examples=60, deadline=None)

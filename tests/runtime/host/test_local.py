@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from host_model import CONFIG, made
+from scenes import load_one
 
 from aquasim.calibrate.engine import lanes
 from aquasim.calibrate.hardware import replayed
 from aquasim.cli.app import main
-from aquasim.core import Limits
+from aquasim.core import Limits, make_policy
 from aquasim.core.predictor import Predictor
 from aquasim.errors import UserError
 from aquasim.records.run import Run
+from aquasim.runtime.engine import KvPool, Runner, random_weights
 from aquasim.runtime.local import Options, build, run_local
+from aquasim.runtime.local.lanes import Host
 from aquasim.runtime.local.plan import hardware_plan
 from aquasim.scenario import Scenario, load_scenario
 from aquasim.sim.simulate import Plan
@@ -75,6 +79,42 @@ def test_a_system_runs_for_real_and_replays(system: str, tmp_path: Path) -> None
     if system == "gpu-only":
         assert set(lanes_of) == {0}
         assert run.meta["predictor"] is None
+
+
+def layouts(device: str) -> list[tuple[Any, ...]]:
+    """Return shape, bytes of a block and type of a runner's pool and of the host's that it is given."""
+    limits = Limits(
+        blocks=8,
+        block_size=16,
+        max_num_seqs=4,
+        max_num_batched_tokens=64,
+        max_model_len=64,
+        tiers=(("host", 8),),
+    )
+    pool = KvPool.of(CONFIG, 8, limits.block_size, device=device)
+    runner = Runner(CONFIG, random_weights(CONFIG, 3, device=device), pool, device=device, max_seqs=4)
+    host = Host(runner, make_policy("neo"), limits, device)
+    assert runner.host is not None
+    assert device == "cpu" or runner.host.pool.data.is_pinned()
+    found = [(each.data.shape, each.block_bytes, each.data.dtype) for each in (pool, runner.host.pool)]
+    host.close()
+    return found
+
+
+def test_n1_both_tiers_have_blocks_of_16_in_one_layout() -> None:
+    """So that a block is moved as it lies: the shipped scenarios' blocks, the host's pool as the device's."""
+    for name in ("code-2xh100", "code-a10g", "length-2xh100", "length-a10g", "length-t4", "local", "osc-t4"):
+        assert load_one(f"neo/{name}").engine.block_size == 16
+    ours, there = layouts("cpu")
+    assert ours == there
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA device")
+def test_n1_the_hosts_pool_is_pinned() -> None:
+    """And in the device's layout, where the device is a GPU."""
+    ours, there = layouts("cuda")
+    assert ours == there
 
 
 def test_a_host_too_small_is_one_line(
