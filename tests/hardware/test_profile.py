@@ -16,7 +16,7 @@ LINKS = {"nvlink", "pcie_h2d", "pcie_d2h", "host_dram"}
 
 
 def test_shipped_profiles() -> None:
-    """Six GPUs ship, each known in any case, small and quick to load."""
+    """Eight GPUs ship, each known in any case, small and quick to load."""
     assert profile_names() == ["a100", "a10g", "h100", "h200", "l40s", "rtx4090", "rtxpro6000", "t4"]
     for name in profile_names():
         assert (FOLDER / f"{name}.json").stat().st_size < 250_000

@@ -68,10 +68,10 @@ def test_a_consumer_in_this_process(stage: Stage) -> None:
         assert peers.may_write(mapped)
         mapped.mapping.view()[:3] = b"abc"
         assert bytes(donor.ask("peek", mapped.extent.number, 0, 3)) == b"abc"
-        start = time.perf_counter()
+        start = time.thread_time()
         for _ in range(1000):
             peers.may_write(mapped)
-        assert time.perf_counter() - start < 0.1
+        assert time.thread_time() - start < 0.1
         donor.ask("reclaim", 2 * MIB)
         assert eventually(lambda: leaving)
         assert leaving == [(mapped, "reclaim")]
