@@ -1,6 +1,8 @@
 """Lending from end to end between processes: grant, map, probe, reclaim in two phases, scrub, release."""
 
 import json
+import os
+import time
 from typing import Any
 
 import pytest
@@ -165,12 +167,18 @@ def test_no_descriptor_is_leaked(stage: Any) -> None:
         assert eventually(lambda: donor.ask("loans") == [])
 
     def counts() -> list[int]:
-        import os
-
         return [donor.ask("fds"), consumer.ask("fds"), len(os.listdir(f"/proc/{coordinator.pid}/fd"))]
 
+    def settled() -> list[int]:
+        """Handles that were on their way are closed: counts that stay."""
+        found, earlier = counts(), None
+        while found != earlier:
+            time.sleep(0.3)
+            found, earlier = counts(), found
+        return found
+
     lend()
-    before = counts()
+    before = settled()
     for _ in range(3):
         lend()
     assert eventually(lambda: counts() == before), (before, counts())
