@@ -115,10 +115,11 @@ class Runner:
     ) -> dict[int, int]:
         """Run the chunks and, if `decode`, each sequence of the batch by one token; return who got which token.
 
-        The batch has then taken its tokens; a chunk's request joins it by the caller's hand. Chunks of one request
-        must not be in one step twice. `sides` are decodes on the host, in two sub-batches of which the first has
-        everything else; their callers keep account of tokens. Raises ValueError for a chunk outside its blocks or the
-        model's positions, and for a decode whose next block is missing; nothing has changed then.
+        The device is done then, and the batch has taken its tokens; a chunk's request joins it by the caller's hand.
+        Chunks of one request must not be in one step twice. `sides` are decodes on the host, in two sub-batches of
+        which the first has everything else; their callers keep account of tokens. Raises ValueError for a chunk
+        outside its blocks or the model's positions, and for a decode whose next block is missing; nothing has changed
+        then.
         """
         rows = self.batch.count if decode else 0
         hosted = [*sides.first, *sides.second]
@@ -132,6 +133,10 @@ class Runner:
             laned = bool(hosted) or any(chunk.staged for chunk in chunks)
             logits = self._laned(chunks, rows, sides) if laned else self._logits(chunks, rows)
             tokens = choose(logits, self._choices(chunks, rows, hosted)).cpu().numpy()
+        if not len(
+            tokens
+        ):  # a copy of nothing waits for nothing, and these keys and values may be paged out next
+            self._wait()
         if rows:
             self.batch.advance(tokens[:rows])
         ids = self.batch.ids[:rows] + [chunk.id for chunk in chunks if chunk.samples] + [h.id for h in hosted]
@@ -149,6 +154,10 @@ class Runner:
             self.batch.begin()
         with torch.inference_mode():
             return self._logits(chunks, rows).cpu()  # waits for the device: its inputs may change now
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
 
     def _laned(self, chunks: Sequence[Prefill], rows: int, sides: Sides) -> torch.Tensor:
         """Run a step of which the host has a part; logits of decodes, chunks, and the host's decodes."""

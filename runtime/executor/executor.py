@@ -27,8 +27,7 @@ class Executor:
 
     Steps run on `worker`, so that transfers land and start meanwhile; without one, within `turn`. The scheduler
     plans single iterations (`Limits.max_repeat` 1). `now` is a clock in ns; a virtual one gives the
-    same commands as any other executor that feeds the same events. `compute` gives an event of the runner's stream
-    (None on the CPU, where what was called is done).
+    same commands as any other executor that feeds the same events.
 
     Parts: `transfers` (which may start, which have landed), `rows` (steps as the runner's batch and chunks).
     """
@@ -40,7 +39,6 @@ class Executor:
         pager: Pager | None = None,
         *,
         now: Callable[[], int] = time.monotonic_ns,
-        compute: Callable[[], Any] | None = None,
         worker: Worker | None = None,
         record_events: bool = False,
     ) -> None:
@@ -52,7 +50,7 @@ class Executor:
         self.sequences: dict[int, Sequence] = {}
         self.tables = RunTables()
         self.adapters = Adapters()
-        self.transfers = Transfers(scheduler, pager, compute)
+        self.transfers = Transfers(scheduler, pager)
         self.rows = Rows(scheduler, runner, self.sequences, self.tables, self._options, pager)
         self.log: list[Record] | None = [] if record_events else None
         self.commands: list[Command] = []

@@ -10,16 +10,14 @@ from aquasim.runtime.pager import Landed, Pager
 class Transfers:
     """Those that were decided and have not landed. One may start once all it names in `after` have landed."""
 
-    def __init__(
-        self, scheduler: Scheduler, pager: Pager | None, compute: Callable[[], Any] | None = None
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, pager: Pager | None) -> None:
         self.moving: set[int] = set()
         """Numbers of all of them."""
         self.may_start: Callable[[Transfer, Any], bool] | None = None
         """Asked with a transfer and its pages before it starts; one that may not is asked for again, turn by turn."""
         self.everywhere: Callable[[list[Landed]], list[Landed]] = list
         """Given what has landed here, returns what has landed at all ranks of the engine."""
-        self._scheduler, self._pager, self._compute = scheduler, pager, compute
+        self._scheduler, self._pager = scheduler, pager
         self._blocked: list[tuple[Transfer, Any]] = []
         self._started: dict[int, Transfer] = {}
 
@@ -29,7 +27,7 @@ class Transfers:
         self.moving.add(command.transfer)
 
     def start(self) -> None:
-        """Start what may start: the pages are whole once the steps so far are computed."""
+        """Start what may start: pages are whole, since a step that is done has written them (`Runner.step`)."""
         if not self._blocked:
             return
         assert self._pager is not None, "a transfer, but no pager to carry it"
@@ -38,7 +36,7 @@ class Transfers:
             ready = self.moving.isdisjoint(command.after)
             if ready and (self.may_start is None or self.may_start(command, pages)):
                 self._started[command.transfer] = command
-                self._pager.start(command, pages, self._compute() if self._compute else None)
+                self._pager.start(command, pages)
             else:
                 waiting.append((command, pages))
         self._blocked = waiting

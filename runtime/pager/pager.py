@@ -89,18 +89,15 @@ class Pager:
         """Whether a transfer to or from a tier is under way."""
         return any(tier in (f.transfer.tier, f.transfer.to) for f in self._flights.values())
 
-    def start(self, transfer: Transfer, pages: Sequence[Pages], computed: Event | None = None) -> None:
+    def start(self, transfer: Transfer, pages: Sequence[Pages]) -> None:
         """Begin a transfer; `pages` are its moves' blocks (from, to).
 
-        `computed` is an event of the compute stream: nothing is copied before it is done, so that a page leaves with
-        all its tokens, and nobody's page is overwritten that is still read.
+        They are copied from now on: what was to be written there is, and nobody reads what is overwritten.
         """
         source, target = self._ends(transfer)
         sources = [block for blocks, _ in pages for block in blocks]
         targets = [block for _, blocks in pages for block in blocks]
         stream = self.copier.incoming if transfer.kind == "in" else self.copier.outgoing
-        if computed is not None:
-            stream.wait(computed)
         copies = self._copies(transfer, (source, sources), (target, targets))
         now = self.now()
         if transfer.kind != "in":

@@ -93,3 +93,13 @@ def test_padded_rows_do_not_depend_on_company(attention: str) -> None:
         pages.append(pool.data[:2].cpu().view(torch.int32))
 
     assert torch.equal(*pages)
+
+
+def test_a_step_that_is_done_has_written_its_pages() -> None:
+    """Chunks of which none samples, too: the stream has nothing left to do, and a page is what it stays."""
+    pool = KvPool.of(WIDE, 200, 16, device="cuda", fill=math.nan)
+    runner = Runner(WIDE, random_weights(WIDE, 2, device="cuda"), pool, device="cuda")
+    prompt = [i % WIDE.vocab for i in range(2048)]
+    assert runner.step([Prefill(0, prompt, 0, list(range(200)), samples=False)], decode=False) == {}
+    assert torch.cuda.current_stream().query()
+    assert torch.isfinite(pool.data[:128]).all()

@@ -123,7 +123,7 @@ class Virtual:
         self.tokens = step()
         return self
 
-    def start(self, transfer: Transfer, pages: Any, computed: Any = None) -> None:
+    def start(self, transfer: Transfer, pages: Any) -> None:
         """Begin a transfer; its pages are as many as its moves say."""
         assert [len(source) for source, _ in pages] == [move.blocks for move in transfer.moves]
         self.ends[transfer.transfer] = (self.ns, self.ns + transfer_ns(transfer.blocks))

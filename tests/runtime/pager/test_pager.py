@@ -97,7 +97,8 @@ def test_a_transfer_is_not_over_before_its_copy() -> None:
     memory.extent("host", "a", 2)
     gate = memory.copier.compute().record()
     blocker = type(gate)()
-    memory.pager.start(Transfer(1, "out", "host", 1, (Move(0, 1),)), [((0,), (0,))], blocker)
+    memory.copier.outgoing.wait(blocker)
+    memory.pager.start(Transfer(1, "out", "host", 1, (Move(0, 1),)), [((0,), (0,))])
     assert memory.pager.landed() == []
     assert memory.pager.uses("host")
     assert not memory.pager.uses("peer")
