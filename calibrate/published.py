@@ -1,6 +1,6 @@
 """Build the hardware profiles that ship with the package from published samples.
 
-    python -m aquasim.calibrate.published --data ../shared/data --out aquasim/hardware/profiles
+    python -m aquasim.calibrate.published --data DIR --out aquasim/hardware/profiles
 
 The samples themselves stay where they are; a profile holds fitted figures, where each came from and how far
 off it is on samples held out. The same samples give the same bytes.

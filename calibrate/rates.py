@@ -1,6 +1,6 @@
 """Profiles of GPUs of which only layer times are published: NEO's T4 and A10G.
 
-    python -m aquasim.calibrate.published --data ../shared/data --out aquasim/hardware/profiles
+    python -m aquasim.calibrate.published --data DIR --out aquasim/hardware/profiles
 
 builds them with the others. Times are per parameter, so that they serve any dense model.
 """

@@ -1,7 +1,9 @@
-"""The example in CONTRIBUTING.md is a policy that works: in a scenario by its name, and under every invariant."""
+"""CONTRIBUTING.md is true: its example is a policy that works under every invariant, its map is the imports."""
 
+import ast
 import random
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,8 @@ from scenes import load_one
 from aquasim.core import POLICIES, Limits, make_policy, replay
 from aquasim.sim.simulate import Plan, simulate_system
 
-TEXT = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 NAME = "shortest-prompt"
 
 
@@ -67,3 +70,72 @@ def test_it_keeps_every_invariant(example: str, mode: Mode, seed: int) -> None:
     assert len(driver.outcome) == len(jobs)
     assert driver.scheduler.pool.free == limits.blocks
     assert replay(limits, make_policy(example), driver.records) == driver.commands
+
+
+ALL = "everything"
+SHARED = r"aquasim/(__version__|errors|processes)(/|$)"
+"""What every folder may import beside itself."""
+
+
+def _rows() -> dict[str, tuple[int, list[str]]]:
+    """Return each folder of the guide's map with its row's number and the names of what it imports at once."""
+    found: dict[str, tuple[int, list[str]]] = {}
+    table = TEXT.partition("## Where things are")[2].partition("| `scenarios/`")[0]
+    for number, line in enumerate(re.findall(r"^\| `.*", table, re.MULTILINE)):
+        folders, _, allowed = (cell.strip() for cell in line.strip("|").split("|"))
+        parts = re.sub(r" \([^)]*\)", "", allowed).split(";")
+        at_once = ",".join(part for part in parts if not part.endswith(" lazily"))
+        names = [ALL] if allowed.startswith(ALL) else [name.strip() for name in at_once.split(",")]
+        found |= {folder.rstrip("/"): (number, names) for folder in re.findall(r"`([^`]+)`", folders)}
+    return found
+
+
+ROWS = _rows()
+
+
+def _folder(place: str) -> str:
+    """Return the folder (or file) of the map that a path like `aquasim/core/leases/donor` lies in; "" if in none."""
+    parts = place.removesuffix(".py").split("/")
+    ways = ["/".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    return next((name for way in ways for name in (f"{way}.py", way) if name in ROWS), "")
+
+
+def _imported_at_once(path: Path) -> Iterator[str]:
+    """Yield what a file imports when it is imported, outside of functions and `if TYPE_CHECKING`, as paths."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names = [name.name for name in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        for name in names:
+            module = f"{node.module}.{name}" if isinstance(node, ast.ImportFrom) else name
+            yield re.sub(r"^aquasim/(?=(runtime|calibrate)/)", "", module.replace(".", "/"))
+
+
+def _may(place: str, folder: str) -> bool:
+    """Say whether a row lets its folder import what is at `place`."""
+    number, names = ROWS[folder]
+    top, target = place.split("/")[0], _folder(place)
+    if names == [ALL] or top in sys.stdlib_module_names or re.match(SHARED, place):
+        return True
+    if not target:
+        return top.replace("_", "-") in names
+    ways = [way for name in names for way in (name, f"aquasim/{name}", f"{folder.split('/')[0]}/{name}")]
+    return ROWS[target][0] == number or any(target == way or target.startswith(f"{way}/") for way in ways)
+
+
+@pytest.mark.parametrize("folder", ROWS)
+def test_a_folder_imports_what_the_map_says(folder: str) -> None:
+    """No file of a folder imports at once what the last column does not name; lazy imports are free."""
+    whole = ROOT / folder
+    files = [(str(path.relative_to(ROOT)), path) for path in [whole, *whole.rglob("*.py")] if path.is_file()]
+    own = [(name, path) for name, path in files if _folder(name) == folder]
+    assert own
+    assert [(name, m) for name, path in own for m in _imported_at_once(path) if not _may(m, folder)] == []
+
+
+def test_the_map_has_every_folder() -> None:
+    """Every package of the three trees is in a row."""
+    inits = [
+        path for top in ("aquasim", "calibrate", "runtime") for path in (ROOT / top).glob("*/__init__.py")
+    ]
+    packages = [str(path.parent.relative_to(ROOT)) for path in inits if not path.parent.is_symlink()]
+    assert len(packages) > 30
+    assert [name for name in packages if not _folder(name)] == []

@@ -151,7 +151,8 @@ def test_later_changes_win_and_tables_may_be_replaced_or_made() -> None:
     [
         ("seed", "--set seed: write path.to.key=value"),
         ("=3", "--set =3: write path.to.key=value"),
-        ("seed.x=3", "--set seed.x=3: 'seed' is a value, not a table"),
+        ("workload..requests=5", "--set workload..requests=5: write path.to.key=value"),
+        ("seed.x=3", "--set seed.x: 'seed' is a value, not a table"),
         ("engine.block_size=0", "--set engine.block_size=0: engine.block_size is 0"),
         ("sead=3", "--set sead=3: unknown key 'sead'; did you mean 'seed'?"),
         ("systems.fcfs.policie=3", "--set systems.fcfs.policie=3: unknown key 'systems.fcfs.policie'; did"),

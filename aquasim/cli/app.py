@@ -101,11 +101,23 @@ def compare(
 
 
 @app.command()
-def scenarios(json: JsonOption = False, csv: CsvOption = False) -> None:
-    """List the scenarios that ship with aquasim, with the question each one asks."""
-    from aquasim.cli.simulate import scenarios_command
+def scenarios(
+    name: Annotated[str | None, typer.Argument(help="Print this one's file, to begin from.")] = None,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="All keys of a scenario file, with defaults and meaning.")
+    ] = False,
+    json: JsonOption = False,
+    csv: CsvOption = False,
+) -> None:
+    """List the scenarios that ship with aquasim, with the question each one asks; or what a file may say."""
+    from aquasim.cli import scenarios as command
 
-    scenarios_command(form_of(json, csv))
+    if keys:
+        command.show_keys(form_of(json, csv))
+    elif name is not None:
+        command.show_file(name)
+    else:
+        command.show_all(form_of(json, csv))
 
 
 @app.command()

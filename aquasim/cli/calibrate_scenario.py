@@ -27,7 +27,7 @@ def scenario_command(name: str, changes: list[str], device: str | None, quick: b
 
     options = Options(device=device or "auto")
     model = real_model(scenario, options)
-    ranges = ranges_of(Plan.of(scenario, unmeasured_profile(model), model))
+    ranges = ranges_of(Plan.of(scenario, unmeasured_profile(), model))
     with CalibrationBar() as bar:
         path = calibrate_local(model, ranges, kind_of(options), quick=quick, show=bar.show)
     block = load_profile(path).blocks

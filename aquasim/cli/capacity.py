@@ -60,7 +60,7 @@ def capacity(
     from dataclasses import replace
 
     from aquasim.sweep.knobs import key_knob, rate_knob
-    from aquasim.sweep.limits import Judge, parse_slo
+    from aquasim.sweep.limits import Judge, lasting, parse_slo
     from aquasim.sweep.limits import capacity as find
 
     form = form_of(json, csv)
@@ -68,10 +68,10 @@ def capacity(
     knob = rate_knob(base) if key is None else key_knob(base, key)
     knob = replace(knob, scale=replace(knob.scale, precision=precision))
     with _evaluator(base, workers, ray, out, "capacity") as evaluator:
-        limits = [
-            find(Judge(base, each, knob, bounds, _seeds(base, seeds), confidence, evaluator), low, high)
-            for each in systems
+        judges = [
+            Judge(base, each, knob, bounds, _seeds(base, seeds), confidence, evaluator) for each in systems
         ]
+        limits = [lasting(judge, find(judge, low, high)) for judge in judges]
     rows = [_row("capacity", limit) for limit in limits]
     _print("capacity", rows, bounds, seeds, confidence, knob.about, form)
 
@@ -110,8 +110,8 @@ def size(
 def _setting(
     scenario: str, changes: list[str], systems: list[str], slo: list[str], parse: Any
 ) -> "tuple[Base, list[str], tuple[Constraint, ...]]":
+    from aquasim.scenario.changes import parse_change
     from aquasim.sweep.base import Base
-    from aquasim.sweep.changes import parse_change
 
     base = Base.load(scenario, tuple(parse_change(each) for each in changes))
     for system in systems:
@@ -169,6 +169,7 @@ def _row(name: str, limit: "Limit") -> dict[str, Any]:
     for metric, found in (said.means if said else {}).items():
         row |= {metric: found.mean, f"{metric}.low": found.low, f"{metric}.high": found.high}
     row["monotone"] = not boundary.strays
+    row["lasts"] = None if limit.longer is None else limit.longer.meets
     row["assured"] = assured(limit)
     row["tried"] = [_tried(value, limit.verdicts[value]) for value in sorted(boundary.tried)]
     return row
@@ -221,7 +222,9 @@ def _found(what: str, row: dict[str, Any]) -> str:
 def _print_table(what: str, rows: list[dict[str, Any]], slo: str, rule: str, about: str) -> None:
     from rich.console import Console
 
-    from aquasim.cli.sweep_tables import grid, number, shown
+    from aquasim.cli.sweep_tables import grid, number
+    from aquasim.cli.text import shown
+    from aquasim.sweep.words import FLEETING
 
     console = Console()
     console.print(f"[bold]{shown(slo)}[/bold]", highlight=False)
@@ -241,7 +244,8 @@ def _print_table(what: str, rows: list[dict[str, Any]], slo: str, rule: str, abo
         cells.append([shown(row["system"]), name, now, _found(what, row), beyond, passed])
     console.print(grid(heads, cells, 2), highlight=False)
     for row in rows:
-        colour = "yellow" if "NOT MONOTONE" in row["assured"] or row["value"] is None else "dim"
+        doubtful = "NOT MONOTONE" in row["assured"] or FLEETING in row["assured"] or row["value"] is None
+        colour = "yellow" if doubtful else "dim"
         name = f"{row['system']}: " if what == "capacity" else f"{row['system']}, {row['what']}: "
         console.print(f"[{colour}]{shown(name + row['assured'])}[/{colour}]", highlight=False)
     console.print(f"[dim]{shown(about + '. ' if about else '')}{shown(rule)}.[/dim]", highlight=False)

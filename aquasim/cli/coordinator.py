@@ -131,9 +131,9 @@ def _print(seen: dict[str, Any]) -> None:
 
     console = Console()
     for title, columns, key in (("donors", _DONORS, "donors"), ("consumers", _CONSUMERS, "consumers")):
-        console.print(_table(title, columns, seen[key]) if seen[key] else f"no {title}")
+        console.print(_table(columns, seen[key]) if seen[key] else f"no {title}")
     if seen["extents"]:
-        console.print(_table("extents", _EXTENTS, seen["extents"]))
+        console.print(_table(_EXTENTS, seen["extents"]))
     late = sum(extent["overdue"] for extent in seen["extents"])
     console.print(
         f"up {seen['uptime_s']:.0f} s, leases of {seen['lease_s']:g} s, {late} drains overdue",
@@ -185,14 +185,14 @@ _EXTENTS = (
 )
 
 
-def _table(title: str, columns: Any, rows: list[dict[str, Any]]) -> "Table":
+def _table(columns: Any, rows: list[dict[str, Any]]) -> "Table":
     from rich.table import Table
 
-    from aquasim.cli.tables import plain
+    from aquasim.cli.text import shown
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading, _ in columns:
         table.add_column(heading, no_wrap=heading is not columns[-1][0])
     for row in rows:
-        table.add_row(*(plain(cell(row)) for _, cell in columns))
+        table.add_row(*(shown(cell(row)) for _, cell in columns))
     return table

@@ -21,7 +21,7 @@ def _print(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from aquasim.cli.tables import plain
+    from aquasim.cli.text import shown
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for heading in ("arena", "transport", "write GB/s", "read GB/s", "why not"):
@@ -31,11 +31,11 @@ def _print(found: dict[str, Any]) -> None:
             f"{arena[key] / 1e9:.3g}" if arena["works"] else "-"
             for key in ("write_bytes_per_s", "read_bytes_per_s")
         ]
-        table.add_row(arena["backend"], arena["transport"] or "-", *rates, plain(arena["reason"] or ""))
+        table.add_row(arena["backend"], arena["transport"] or "-", *rates, shown(arena["reason"] or ""))
     checks = Table(box=None, padding=(0, 2, 0, 0), show_header=False)
     marks = {True: "[green]ok[/green]", False: "[red]no[/red]", None: "[yellow]note[/yellow]"}
     for check in found["checks"]:
-        checks.add_row(marks[check["ok"]], check["name"], plain(check["text"]))
+        checks.add_row(marks[check["ok"]], check["name"], shown(check["text"]))
     console = Console()
     console.print(table)
     console.print(checks)

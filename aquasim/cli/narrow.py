@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
+
+from aquasim.cli.text import shown
 
 Rows = Mapping[str, Sequence[str]]
 """A figure per heading, with markup, by the name of the row."""
@@ -29,7 +30,7 @@ def _flat(name: str, titles: Sequence[str], rows: Rows) -> Table:
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     for row, cells in rows.items():
-        table.add_row(escape(row), *cells)
+        table.add_row(shown(row), *cells)
     return table
 
 
@@ -38,7 +39,7 @@ def _upright(titles: Sequence[str], rows: Rows) -> Table:
     table = _empty()
     table.add_column("", overflow="fold")
     for name, cells in rows.items():
-        table.add_column(escape(name), justify="right", overflow="fold", min_width=_widest(cells))
+        table.add_column(shown(name), justify="right", overflow="fold", min_width=_widest(cells))
     for place, title in enumerate(titles):
         table.add_row(_joined(title), *(cells[place] for cells in rows.values()))
     return table

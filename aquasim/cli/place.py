@@ -14,6 +14,8 @@ import typer
 
 from aquasim.cli.options import CsvOption, JsonOption
 from aquasim.cli.output import Form, emit, form_of
+from aquasim.cli.targets import check_file
+from aquasim.cli.text import shown
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,13 +43,14 @@ def place(
         Path | None,
         typer.Option("--out", "-o", metavar="FILE", help="Write the consumer-to-donor maps here, as JSON."),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a file that is there.")] = False,
 ) -> None:
     """Place jobs on servers so that spare memory is where it is needed, and pair consumers with donors."""
-    place_command(file, form_of(json, csv), baseline, time_limit, out)
+    place_command(file, form_of(json, csv), baseline, time_limit, out, overwrite)
 
 
 def place_command(
-    file: Path, form: Form, baseline: str | None, time_limit_s: float, out: Path | None
+    file: Path, form: Form, baseline: str | None, time_limit_s: float, out: Path | None, overwrite: bool
 ) -> None:
     """Place a file's jobs, print the plan beside the other methods', and write the coordinators' maps."""
     from aquasim.place import METHODS, load_problem
@@ -56,6 +59,8 @@ def place_command(
         raise UserError(f"--baseline {baseline}: valid: {', '.join(METHODS[1:])}")
     if not 0 < time_limit_s < inf:
         raise UserError(f"--time-limit {time_limit_s:g}: a number of seconds above 0 is needed")
+    if out is not None:
+        check_file(out, overwrite)
     problem = load_problem(_shipped(file))
     method = baseline or METHODS[0]
     plans = {
@@ -63,14 +68,14 @@ def place_command(
     }
     plan = plans[method]
     assert plan is not None
-    shown = {name: plans[name] for name in METHODS if name in plans}
+    compared = {name: plans[name] for name in METHODS if name in plans}
     if out is not None:
         _write_maps(plan, out)
     emit(
         form,
-        lambda: _document(plan, shown),
-        lambda: ({"method": name, **row} for name, row in _compared(shown).items()),
-        lambda: _print_plan(problem, plan, shown),
+        lambda: _document(plan, compared),
+        lambda: ({"method": name, **row} for name, row in _compared(compared).items()),
+        lambda: _print_plan(problem, plan, compared),
     )
 
 
@@ -135,30 +140,32 @@ def _write_maps(plan: "Plan", out: Path) -> None:
         raise UserError(f"--out {out}: cannot be written: {error.strerror}") from None
 
 
-def _document(plan: "Plan", shown: dict[str, "Plan | None"]) -> dict[str, Any]:
+def _document(plan: "Plan", compared: dict[str, "Plan | None"]) -> dict[str, Any]:
     from aquasim.place.plan import document
 
-    return {**document(plan), "compared": {name: row or None for name, row in _compared(shown).items()}}
+    return {**document(plan), "compared": {name: row or None for name, row in _compared(compared).items()}}
 
 
-def _compared(shown: dict[str, "Plan | None"]) -> dict[str, dict[str, Any]]:
+def _compared(compared: dict[str, "Plan | None"]) -> dict[str, dict[str, Any]]:
     """Return each method's figures; none where it failed."""
     from aquasim.place.plan import document
 
     keys = ("objective_gib", "max_surplus_gib", "max_imbalance_gpus", "paired_gpus", "lent_gib")
-    return {name: {} if p is None else {key: document(p)[key] for key in keys} for name, p in shown.items()}
+    return {
+        name: {} if p is None else {key: document(p)[key] for key in keys} for name, p in compared.items()
+    }
 
 
-def _print_plan(problem: "Problem", plan: "Plan", shown: dict[str, "Plan | None"]) -> None:
+def _print_plan(problem: "Problem", plan: "Plan", compared: dict[str, "Plan | None"]) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
     console.print(_headline(problem, plan), markup=False)
     note = plan.note()
     if note is not None:
-        console.print(note, style="yellow")
+        console.print(shown(note), style="yellow")
     _print_servers(console, plan)
-    _print_methods(console, plan, shown)
+    _print_methods(console, compared)
 
 
 def _headline(problem: "Problem", plan: "Plan") -> str:
@@ -211,6 +218,7 @@ def _jobs(server: "Server") -> str:
     parts = []
     for (name, tp), group in groupby(server.jobs, key=lambda job: (job.model.name, job.model.tp)):
         jobs = list(group)
+        name = shown(name)
         if tp == 1:
             first, last = jobs[0].gpus[0], jobs[-1].gpus[0]
             parts.append(f"{first}-{last}:{name}" if last > first else f"{first}:{name}")
@@ -225,7 +233,7 @@ def _pairs(server: "Server") -> str:
     return " ".join(f"{pair.consumer}>{pair.donor}:{gib(pair.bytes):g}" for pair in server.pairs) or "-"
 
 
-def _print_methods(console: Any, plan: "Plan", shown: dict[str, "Plan | None"]) -> None:
+def _print_methods(console: Any, compared: dict[str, "Plan | None"]) -> None:
     """Compare the methods, and what the pairs lend with what optimal assignments would."""
     from rich.table import Table
 
@@ -243,7 +251,7 @@ def _print_methods(console: Any, plan: "Plan", shown: dict[str, "Plan | None"]) 
         table.add_column(title, justify="left" if title == "method\n" else "right", no_wrap=True)
     table.add_column("lent of need\nGiB", justify="right", no_wrap=True)
     table.add_column("by assignment\nGiB", justify="right", no_wrap=True)
-    for name, other in shown.items():
+    for name, other in compared.items():
         if other is None:
             table.add_row(name, *["-"] * 6)
             continue

@@ -55,6 +55,7 @@ def _print_profiles(rows: dict[str, dict[str, Any]]) -> None:
     from rich.console import Console
 
     from aquasim.cli.narrow import print_figures
+    from aquasim.cli.text import shown
 
     console = Console(highlight=False)
     if console.width > WIDEST:
@@ -65,7 +66,7 @@ def _print_profiles(rows: dict[str, dict[str, Any]]) -> None:
     for name, row in rows.items():
         versions = ", ".join(f"{key} {value}" for key, value in row["versions"].items())
         says = "; ".join(text for text in (row["fitted_from"], versions) if text)
-        console.print(f"[bold]{name}[/bold] {row['title']}: {says}")
+        console.print(f"[bold]{name}[/bold] {shown(row['title'] + ': ' + says)}")
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

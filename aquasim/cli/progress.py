@@ -46,5 +46,7 @@ class Bar:
             self._bar = Progress(console=Console(stderr=True), transient=True)
             self._bar.start()
         if system not in self._tasks:
-            self._tasks[system] = self._bar.add_task(system, total=1.0)
+            from aquasim.cli.text import shown
+
+            self._tasks[system] = self._bar.add_task(shown(system), total=1.0)
         self._bar.update(self._tasks[system], completed=share)

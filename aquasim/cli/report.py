@@ -17,7 +17,8 @@ def report(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="Folders that run, compare, sweep, validate, reproduce or calibrate wrote."
+            metavar="RUN...",
+            help="Folders or files that run, compare, sweep, validate, reproduce or calibrate wrote.",
         ),
     ],
     out: Annotated[

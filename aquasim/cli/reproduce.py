@@ -15,6 +15,7 @@ import typer
 from aquasim import __version__
 from aquasim.cli.options import CsvOption, JsonOption
 from aquasim.cli.output import Form, emit, form_of
+from aquasim.cli.simulate import check_target
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def reproduce(
         Path | None,
         typer.Option("--out", "-o", metavar="DIR", help="Write report.md, report.json and figures there."),
     ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier report.")] = False,
     workers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Processes; the machine's cores, at most 8.")
     ] = None,
@@ -39,17 +41,19 @@ def reproduce(
     csv: CsvOption = False,
 ) -> None:
     """Run a paper's evaluation again and set its claims beside what is simulated."""
-    reproduce_command(paper, only or [], out, workers, form_of(json, csv))
+    reproduce_command(paper, only or [], out, overwrite, workers, form_of(json, csv))
 
 
 def reproduce_command(
-    paper: str, claims: list[str], out: Path | None, workers: int | None, form: Form
+    paper: str, claims: list[str], out: Path | None, overwrite: bool, workers: int | None, form: Form
 ) -> None:
     """Simulate what the claims need, print the table, and write report and figures if asked."""
     if paper not in PAPERS:
         raise UserError(f"unknown paper {paper!r}; known: {', '.join(PAPERS)}")
     title, known = _paper(paper)
     chosen = [_claim(name, known) for name in claims] or list(known.values())
+    if out is not None:
+        check_target(out, overwrite, [])
     count = workers or min(os.cpu_count() or 1, 8)
     started = time.monotonic()
     findings = _find(chosen, count)
@@ -125,8 +129,6 @@ def _about(paper: str, claims: list[str], workers: int, seconds: float) -> dict[
 def _write(out: Path, title: str, findings: Sequence["Finding"], about: dict[str, Any]) -> None:
     from aquasim.reproduce.report import write
 
-    if out.exists() and not out.is_dir():
-        raise UserError(f"--out {out}: exists and is not a folder")
     try:
         written = write(out, title, findings, about)
     except OSError as error:
@@ -138,20 +140,20 @@ def _print(title: str, findings: Sequence["Finding"], about: dict[str, Any]) -> 
     from rich.console import Console
     from rich.table import Table
 
-    from aquasim.cli.tables import plain
+    from aquasim.cli.text import shown
 
     console = Console()
-    console.print(f"[bold]{plain(title)}[/bold]", highlight=False)
+    console.print(f"[bold]{shown(title)}[/bold]", highlight=False)
     for finding in findings:
-        console.print(f"\n[bold]{plain(finding.title)}[/bold]", highlight=False)
-        console.print(f"the paper: {plain(finding.says)}; range: {plain(finding.over)}", highlight=False)
+        console.print(f"\n[bold]{shown(finding.title)}[/bold]", highlight=False)
+        console.print(f"the paper: {shown(finding.says)}; range: {shown(finding.over)}", highlight=False)
         table = Table(box=None, pad_edge=False, show_header=False)
         table.add_column()
         table.add_column(justify="right")
         for row in finding.rows:
-            table.add_row(plain(row.label), row.value.text(row.unit))
+            table.add_row(shown(row.label), row.value.text(row.unit))
         console.print(table)
         for line in (finding.why, *finding.notes):
             if line:
-                console.print(f"[dim]{plain(line)}[/dim]", highlight=False)
+                console.print(f"[dim]{shown(line)}[/dim]", highlight=False)
     console.print(f"\n[dim]{about['seconds']} s, {about['machine']}[/dim]", highlight=False)

@@ -1,4 +1,4 @@
-"""`run`, `compare` and `scenarios`."""
+"""`run` and `compare`."""
 
 import os
 import sys
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from aquasim.cli.output import Form, emit
 from aquasim.errors import UserError
-from aquasim.scenario import load_scenario, scenario_names
-from aquasim.scenario.load import find
+from aquasim.scenario import load_scenario
 from aquasim.scenario.schema import Scenario
 from aquasim.scenario.server import ServerScenario
 
@@ -173,24 +172,3 @@ def save_run(run: Any, target: Path, overwrite: bool) -> None:
     except (ValueError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise UserError(f"--out {target}: cannot be written: {reason}") from None
-
-
-def scenarios_command(form: Form) -> None:
-    """List the shipped scenarios."""
-    rows = {}
-    for name in scenario_names():
-        scenario = load_scenario(name)
-        rows[name] = {
-            "question": scenario.question,
-            "source": scenario.source,
-            "expect": scenario.expect,
-            "systems": list(scenario.systems),
-            "file": str(find(name)),
-        }
-
-    def table() -> None:
-        from aquasim.cli.tables import print_scenarios
-
-        print_scenarios(rows)
-
-    emit(form, lambda: rows, lambda: ({"scenario": name, **row} for name, row in rows.items()), table)

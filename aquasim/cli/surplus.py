@@ -170,6 +170,8 @@ def _print(model: str, gpu: str, tp: int, found: dict[str, Any], rate: float | N
     from rich.console import Console
     from rich.table import Table
 
+    from aquasim.cli.text import shown
+
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for head in words.columns:
         table.add_column(head, justify="right")
@@ -183,7 +185,7 @@ def _print(model: str, gpu: str, tp: int, found: dict[str, Any], rate: float | N
     console.print(table)
     word = "can lend" if found["surplus_gib"] >= 0 else "lacks"
     console.print(
-        f"{model} on {tp} x {gpu}: each GPU {word} {abs(found['surplus_gib']):.1f} GiB "
+        f"{shown(model)} on {tp} x {shown(gpu)}: each GPU {word} {abs(found['surplus_gib']):.1f} GiB "
         f"({found['room_gib']:.1f} for {words.room}, {found['needed_gib']:.1f} needed"
         + (")" if found["saturated"] or rate is not None else ", throughput still rising)"),
         highlight=False,

@@ -65,7 +65,7 @@ def sweep(
     csv: CsvOption = False,
 ) -> None:
     """Run a scenario at many points, several seeds each; stored as they come, resumed where it stopped."""
-    from aquasim.sweep.changes import parse_change
+    from aquasim.scenario.changes import parse_change
     from aquasim.sweep.file import find_sweep
     from aquasim.sweep.plan import Overrides, load_sweep
 
@@ -162,7 +162,8 @@ def _table(results: "Results", name: str) -> "pd.DataFrame":
 def _print_table(outcome: "Outcome", folder: Path, seconds: float) -> None:
     from rich.console import Console
 
-    from aquasim.cli.sweep_tables import counted, grid, half_width, number, short, shown, wrapped
+    from aquasim.cli.sweep_tables import counted, grid, half_width, number, short, wrapped
+    from aquasim.cli.text import shown
 
     results, console = outcome.results, Console()
     sweep, table = results.sweep, _ordered(results)
@@ -204,7 +205,8 @@ def _ordered(results: "Results") -> "pd.DataFrame":
 
 
 def _remarks(results: "Results", count: int, different: int) -> list[str]:
-    from aquasim.cli.sweep_tables import counted, shown
+    from aquasim.cli.sweep_tables import counted
+    from aquasim.cli.text import shown
 
     sweep, found = results.sweep, []
     if different > MOST_ROWS:
@@ -230,7 +232,8 @@ def _remarks(results: "Results", count: int, different: int) -> list[str]:
 
 def _failures(results: "Results") -> str:
     """Say how many points failed, which was the first, by what varies, and why."""
-    from aquasim.cli.sweep_tables import clean, counted, visible
+    from aquasim.cli.sweep_tables import clean, counted
+    from aquasim.cli.text import visible
     from aquasim.sweep.check import describe
 
     first = results.failures.iloc[0]
@@ -247,7 +250,7 @@ def _sought(results: "Results") -> str:
 
 
 def _legend(results: "Results") -> str:
-    from aquasim.cli.sweep_tables import shown
+    from aquasim.cli.text import shown
 
     objectives = results.sweep.objectives
     given = f", where {_sought(results)}" if results.sweep.constraints else ""
@@ -257,7 +260,8 @@ def _legend(results: "Results") -> str:
 
 def _who(results: "Results", row: Any) -> str:
     """Say which candidate, and how far it is from the constraints."""
-    from aquasim.cli.sweep_tables import number, shown
+    from aquasim.cli.sweep_tables import number
+    from aquasim.cli.text import shown
 
     where = ", ".join(f"{key}={number(row[key])}" for key in results.sweep.keys)
     figures = ", ".join(f"{metric} {number(row[metric])}" for metric in results.shown)

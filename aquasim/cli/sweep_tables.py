@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from aquasim.cli.tables import plain
+from aquasim.cli.text import shown, visible
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,16 +73,6 @@ def clean(value: Any) -> Any:
     if hasattr(value, "item"):
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def shown(text: str) -> str:
-    """Return a user's text as text: no markup, no control characters."""
-    return plain(visible(text))
-
-
-def visible(text: str) -> str:
-    """Return a text with control characters spelled out."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def short(keys: Sequence[str]) -> list[str]:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 
 from aquasim.cli.narrow import print_figures
+from aquasim.cli.text import shown
 from aquasim.scenario.schema import Scenario
 from aquasim.scenario.server import ServerScenario
 
@@ -50,7 +52,7 @@ COLUMNS = (
 def print_comparison(scenario: Scenario, results: dict[str, dict[str, Any]]) -> None:
     """Print one row per system; the best value of each column is bold and starred."""
     console = Console()
-    console.print(f"[bold]{plain(scenario.question)}[/bold]", highlight=False)
+    console.print(f"[bold]{shown(scenario.question)}[/bold]", highlight=False)
     titles = [column.title for column in COLUMNS]
     print_figures(console, "system", titles, rows_of(COLUMNS, results))
     _print_remarks(console, scenario, results)
@@ -67,8 +69,8 @@ def rows_of(columns: Sequence[Column], results: dict[str, dict[str, Any]]) -> di
 
 def _best(column: Column, results: dict[str, dict[str, Any]]) -> float | None:
     values = [v for summary in results.values() if (v := column.pick(summary)) is not None]
-    shown = {f"{value:.{column.digits}f}" for value in values}
-    if not column.better or len(shown) < 2:
+    different = {f"{value:.{column.digits}f}" for value in values}
+    if not column.better or len(different) < 2:
         return None
     return min(values) if column.better < 0 else max(values)
 
@@ -88,10 +90,10 @@ def _print_remarks(console: Console, scenario: Scenario, results: dict[str, dict
     for name, summary in results.items():
         lost = summary["requests_rejected"]
         if lost:
-            text = f"{plain(name)}: {lost:,} request{'s' * (lost != 1)} rejected"
+            text = f"{shown(name)}: {lost:,} request{'s' * (lost != 1)} rejected"
             console.print(text, style="yellow", highlight=False)
         if base and base is not summary and summary["ttft_p99"] and base["ttft_p99"] and summary["rct_p50"]:
-            console.print(f"[dim]{plain(_against(name, summary, baseline, base))}[/dim]", highlight=False)
+            console.print(f"[dim]{shown(_against(name, summary, baseline, base))}[/dim]", highlight=False)
 
 
 def _against(name: str, summary: dict[str, Any], baseline: str, base: dict[str, Any]) -> str:
@@ -106,13 +108,13 @@ def _against(name: str, summary: dict[str, Any], baseline: str, base: dict[str, 
 def print_summary(scenario: Scenario | ServerScenario, system: str, summary: dict[str, Any]) -> None:
     """Print every figure of one run."""
     console = Console()
-    console.print(f"[bold]{plain(scenario.question)}[/bold]", highlight=False)
+    console.print(f"[bold]{shown(scenario.question)}[/bold]", highlight=False)
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column()
     table.add_column(justify="right")
-    table.add_row("system", plain(system))
+    table.add_row("system", shown(system))
     for name, value in _flat(summary):
-        table.add_row(plain(name), value)
+        table.add_row(shown(name), value)
     console.print(table)
 
 
@@ -138,7 +140,7 @@ def _number(value: Any) -> str:
         return "-"
     if isinstance(value, float):
         return f"{value:,.4g}" if abs(value) < 1e4 else f"{value:,.0f}"
-    return f"{value:,}" if isinstance(value, int) else plain(str(value))
+    return f"{value:,}" if isinstance(value, int) else shown(str(value))
 
 
 def print_scenarios(rows: dict[str, dict[str, Any]]) -> None:
@@ -149,10 +151,15 @@ def print_scenarios(rows: dict[str, dict[str, Any]]) -> None:
     table.add_column("question")
     table.add_column("systems")
     for name, row in rows.items():
-        table.add_row(name, plain(row["question"]), " ".join(row["systems"]))
+        table.add_row(shown(name), shown(row["question"]), shown(" ".join(row["systems"])))
     console.print(table)
 
 
-def plain(text: str) -> str:
-    """Keep a user's brackets from being read as markup."""
-    return text.replace("[", r"\[")
+def print_keys(rows: list[dict[str, Any]]) -> None:
+    """Print each key with what it takes and its default, and below it what it means."""
+    console = Console()
+    for row in rows:
+        default = {None: ", required", "": ""}.get(row["default"], f", {row['default']} if left out")
+        console.print(f"[bold]{shown(row['path'])}[/bold]  {shown(row['takes'] + default)}", highlight=False)
+        if row["about"]:
+            console.print(Padding(f"[dim]{shown(row['about'])}[/dim]", (0, 0, 0, 4)), highlight=False)

@@ -5,7 +5,8 @@ from typing import Any
 from rich.console import Console
 
 from aquasim.cli.narrow import print_figures
-from aquasim.cli.tables import COLUMNS, Column, plain, rows_of
+from aquasim.cli.tables import COLUMNS, Column, rows_of
+from aquasim.cli.text import shown
 from aquasim.scenario.server import ServerScenario
 
 
@@ -13,7 +14,6 @@ def _key(name: str, scale: float = 1.0) -> Any:
     return lambda summary: None if summary.get(name) is None else summary[name] * scale
 
 
-UNITS = {"long-prompt": "token", "batch": "batch"}
 WORK = (
     Column("items\n/s", _key("items_per_s"), 1, 2),
     Column("items\n/min", _key("items_per_s", 60), 1, 1),
@@ -27,7 +27,7 @@ WORK = (
 def print_tenants(scenario: ServerScenario, results: dict[str, dict[str, Any]]) -> None:
     """Print a table per tenant that is to be shown; the best value of each column is bold and starred."""
     console = Console()
-    console.print(f"[bold]{plain(scenario.question)}[/bold]", highlight=False)
+    console.print(f"[bold]{shown(scenario.question)}[/bold]", highlight=False)
     baseline = scenario.baseline or next(iter(results))
     for name in scenario.show or scenario.tenants:
         found = {s: summary["tenants"][name] for s, summary in results.items() if name in summary["tenants"]}
@@ -37,14 +37,14 @@ def print_tenants(scenario: ServerScenario, results: dict[str, dict[str, Any]]) 
 
 def _print_tenant(console: Console, name: str, found: dict[str, dict[str, Any]], baseline: str) -> None:
     kind = next(iter(found.values()))["kind"]
-    console.print(f"\n[bold]{plain(name)}[/bold] ({kind})", highlight=False)
+    console.print(f"\n[bold]{shown(name)}[/bold] ({kind})", highlight=False)
     columns = COLUMNS if kind == "llm" else WORK
     print_figures(console, "system", [column.title for column in columns], rows_of(columns, found))
     for system, summary in found.items():
         if baseline in found and system != baseline:
             text = _against(summary, found[baseline])
             if text:
-                console.print(f"[dim]{plain(system)} / {plain(baseline)}: {text}[/dim]", highlight=False)
+                console.print(f"[dim]{shown(system)} / {shown(baseline)}: {text}[/dim]", highlight=False)
 
 
 def _against(summary: dict[str, Any], base: dict[str, Any]) -> str:

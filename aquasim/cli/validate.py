@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aquasim import __version__
 from aquasim.cli.output import Form, emit
 from aquasim.cli.progress import Bar
+from aquasim.cli.text import shown
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -95,8 +96,8 @@ def _print_dataset(found: list["Error"], skipped: list["Skipped"], every: bool) 
             _print_errors(found, lambda error: (error.group,), ("GPU, model, GPUs",))
         _print_sums(found[0].dataset, sums(found))
     for reason, names in _by_reason(skipped).items():
-        shown = names[0] if len(names) == 1 else f"{len(names)} runs ({names[0]}, ...)"
-        print(f"skipped {shown}: {reason}", file=sys.stderr)
+        which = names[0] if len(names) == 1 else f"{len(names)} runs ({names[0]}, ...)"
+        print(f"skipped {which}: {reason}", file=sys.stderr)
 
 
 def _by_reason(skipped: Iterable["Skipped"]) -> dict[str, list[str]]:
@@ -113,18 +114,18 @@ def _print_errors(found: list["Error"], key: Any, heads: tuple[str, ...]) -> Non
     from rich.table import Table
 
     columns = list(dict.fromkeys((error.metric, error.statistic) for error in found))
-    shown = [column for column in columns if column[1] in ("p50", "p99") or not _has_median(columns, column)]
+    listed = [column for column in columns if column[1] in ("p50", "p99") or not _has_median(columns, column)]
     rows: dict[Any, dict[Any, list[float]]] = {}
     for error in found:
         rows.setdefault(key(error), {}).setdefault((error.metric, error.statistic), []).append(error.error)
-    table = Table(title=f"{found[0].dataset}: simulated against measured, signed error")
+    table = Table(title=f"{shown(found[0].dataset)}: simulated against measured, signed error")
     for head in heads:
         table.add_column(head)
-    for metric, statistic in shown:
+    for metric, statistic in listed:
         table.add_column(f"{metric.upper()}\n{statistic}", justify="right")
     for name, errors in rows.items():
-        cells = (errors.get(column) for column in shown)
-        table.add_row(*name, *(f"{np.median(cell):+.1%}" if cell else "" for cell in cells))
+        cells = (errors.get(column) for column in listed)
+        table.add_row(*map(shown, name), *(f"{np.median(cell):+.1%}" if cell else "" for cell in cells))
     Console().print(table)
 
 
@@ -138,7 +139,7 @@ def _print_sums(name: str, summed: list["Sum"]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{name}: sum; floor: how far repeated identical runs differ")
+    table = Table(title=f"{shown(name)}: sum; floor: how far repeated identical runs differ")
     for head in ("", "parts", "median, signed", "median", "p90", "floor"):
         table.add_column(head, justify="left" if not head else "right")
     for entry in summed:

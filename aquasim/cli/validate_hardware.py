@@ -129,6 +129,8 @@ def _print(found: list["Figure"], study: "Study") -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from aquasim.cli.text import shown
+
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("system", no_wrap=True)
     table.add_column("figure", no_wrap=True)
@@ -136,7 +138,7 @@ def _print(found: list["Figure"], study: "Study") -> None:
         table.add_column(head, justify="right", no_wrap=True)
     last = ""
     for figure in found:
-        table.add_row("" if figure.system == last else figure.system, *_cells(figure))
+        table.add_row("" if figure.system == last else shown(figure.system), *_cells(figure))
         last = figure.system
     console = Console()
     console.print(table)

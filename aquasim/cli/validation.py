@@ -12,6 +12,7 @@ from aquasim.cli.options import (
     DeviceOption,
     JsonOption,
     SetOption,
+    SystemOption,
     WeightsOption,
 )
 from aquasim.cli.output import form_of
@@ -32,7 +33,7 @@ def validate(
     on: Annotated[
         str | None, typer.Option(metavar="hardware", help="Run a scenario here, and simulate it.")
     ] = None,
-    systems: Annotated[str | None, typer.Option(metavar="A,B", help="Hardware: only these systems.")] = None,
+    system: SystemOption = None,
     repeats: Annotated[int, typer.Option(min=1, max=100, help="Hardware: real runs of each system.")] = 2,
     set_: SetOption = None,
     out: Annotated[
@@ -70,8 +71,18 @@ def validate(
         raise UserError(f"validate --on {on}: write validate SCENARIO --on hardware, with one scenario")
     from aquasim.cli.validate_hardware import Wishes, hardware_command
 
-    chosen = [name for name in (systems or "").split(",") if name]
     wishes = Wishes(
-        chosen, set_ or [], repeats, out, overwrite, form, weights, device, accelerate, peers, clock, strict
+        system or [],
+        set_ or [],
+        repeats,
+        out,
+        overwrite,
+        form,
+        weights,
+        device,
+        accelerate,
+        peers,
+        clock,
+        strict,
     )
     sys.exit(hardware_command(str(datasets[0]), wishes))

@@ -47,10 +47,6 @@ class BlockPool:
         del self._free[-count:]
         return taken
 
-    def take_one(self) -> int:
-        """Take one block; the caller has checked `free`."""
-        return self.take(1)[0]
-
     def give(self, blocks: Sequence[int], spent: int = 0) -> None:
         """Give blocks back, last one first; `spent` matters to prefix caches only."""
         self.free += len(blocks)

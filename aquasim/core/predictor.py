@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 
 class Curve:
-    """A function by its values at some points: 0 at 0, linear between them, asserted never to be asked beyond."""
+    """A function by its values at some points: linear between them, asserted never to be asked beyond.
+
+    It is 0 at 0, and up to the first point what it is there: less work takes no less time than the least measured.
+    """
 
     __slots__ = ("_slopes", "points", "values")
 

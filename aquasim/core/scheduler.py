@@ -386,7 +386,7 @@ class Scheduler:
     def find_prefix(self, request: Request) -> list[int]:
         """Blocks in the prefix cache that hold the request's leading tokens; never all of them.
 
-        None while the cache owes memory: what a victim gives up may take a found block along.
+        Empty while the cache owes memory: what a victim gives up may take a found block along.
         """
         if not self._caching or self.pool.debt:
             return []

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from aquasim.errors import UserError
 from aquasim.figures.text import clean
-from aquasim.sweep.changes import Change, as_toml
+from aquasim.scenario.changes import Change, as_toml
 
 FIGURES = ("ttft-distribution", "rct-distribution", "queue", "kv", "paged-out")
 MOST_FIGURES = 4

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from aquasim.errors import UserError
+from aquasim.scenario.changes import Change
 from aquasim.scenario.schema import Scenario
-from aquasim.sweep.changes import Change
 
 CAP, USUAL = 400, 180
 """Most requests of a run, and how many of a longer scenario's there are at first: an answer takes about a second."""

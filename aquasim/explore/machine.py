@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from aquasim.core import POLICIES
 from aquasim.explore.controls import Control, factors
+from aquasim.scenario.changes import Change, join
 from aquasim.scenario.schema import Scenario
-from aquasim.sweep.changes import Change, join
 
 
 def controls(scenario: Scenario) -> Iterator[Control]:

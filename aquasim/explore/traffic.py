@@ -5,8 +5,8 @@ from typing import Any
 
 from aquasim.explore.controls import CAP, USUAL, Control, factors, one, spread
 from aquasim.scenario import schema
+from aquasim.scenario.changes import Change
 from aquasim.scenario.schema import Scenario
-from aquasim.sweep.changes import Change
 
 PHASES, BURST, RATE = "workload.arrivals.phases", "burst", "rate"
 """The key of phases, and what stands for it until burst and rate are put together."""

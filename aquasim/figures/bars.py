@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from aquasim.figures.series import step_ends
 from aquasim.figures.theme import KINDS
 from aquasim.records.run import Run
 from aquasim.records.stats import Ints
+from aquasim.records.tokens import step_ends
 
 CODES = {kind: code for code, kind in enumerate(KINDS)}
 ALIVE = CODES["waiting or paged out"]

@@ -18,13 +18,13 @@ from aquasim.figures.series import (
     of_changes,
     peaks,
     stack,
-    step_ends,
     stepped,
     total,
 )
 from aquasim.figures.theme import Figure
 from aquasim.records.run import Columns, Run
 from aquasim.records.stats import Floats
+from aquasim.records.tokens import step_ends
 
 GIB = 2**30
 Fold = Callable[[Steps, Floats], Floats]

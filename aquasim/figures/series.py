@@ -7,7 +7,7 @@ import numpy as np
 
 from aquasim.records.run import Run
 from aquasim.records.stats import Floats, Ints
-from aquasim.records.tokens import durations
+from aquasim.records.tokens import step_ends
 
 NS = 1e9
 BINS = 360
@@ -22,11 +22,6 @@ class Steps(NamedTuple):
 
     times: Floats
     values: Floats
-
-
-def step_ends(steps: dict[str, Ints]) -> Ints:
-    """Return when each row of the table of steps ended, in nanoseconds."""
-    return steps["start_ns"] + durations(steps["first_ns"], steps["growth_ns"], steps["iterations"])
 
 
 def horizon(systems: Systems) -> float:
@@ -154,14 +149,3 @@ def stack(parts: Sequence[dict[str, list[Any]]]) -> dict[str, list[Any]]:
     """Return tables of the same columns, one below the other."""
     names = parts[0] if parts else {}
     return {name: [value for part in parts for value in part[name]] for name in names}
-
-
-def seconds(value: float) -> str:
-    """Write a length of time for a reader."""
-    if value < 1e-3:
-        return f"{value * 1e6:.3g} µs"
-    if value < 1:
-        return f"{value * 1e3:.3g} ms"
-    if value < 600:
-        return f"{value:.3g} s"
-    return f"{value / 60:,.3g} min" if value < 36000 else f"{value / 3600:,.3g} h"

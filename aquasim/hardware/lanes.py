@@ -99,8 +99,8 @@ class LaneCost:
         gpu = self.gpu
         most, size = limits.max_num_batched_tokens, limits.block_size
         longest = -(-max(most, limits.max_model_len) // size) * size
-        widths = sorted({*range(1, min(WIDTHS, most + 1)), *_doubling(min(WIDTHS, most), most)})
-        prompts, resident = _halves(size, longest), _halves(size, (limits.blocks + 1) * size)
+        widths = sorted({*range(1, min(WIDTHS, most + 1)), *doubling(min(WIDTHS, most), most)})
+        prompts, resident = halves(size, longest), halves(size, (limits.blocks + 1) * size)
         return Predictor(
             gpu.depth,
             Curve(widths, [gpu.layer_ns(tokens) for tokens in widths]),
@@ -115,14 +115,14 @@ class LaneCost:
         return self.gpu.attention_ns(-(-tokens // longest), tokens)
 
     def _surface(self, limits: Limits) -> Surface:
-        requests = _doubling(1, limits.max_num_seqs)
+        requests = doubling(1, limits.max_num_seqs)
         blocks = dict(limits.tiers).get("host", 1)
-        tokens = _doubling(1, (blocks + 1) * limits.block_size)
+        tokens = doubling(1, (blocks + 1) * limits.block_size)
         rows = [Curve(tokens, [self.host_ns(count, n) for n in tokens]) for count in requests]
         return Surface(requests, rows)
 
 
-def _doubling(first: int, last: int) -> list[int]:
+def doubling(first: int, last: int) -> list[int]:
     """Return first, twice that, ... below `last`, and `last`."""
     found = []
     while first < last:
@@ -131,8 +131,8 @@ def _doubling(first: int, last: int) -> list[int]:
     return [*found, last]
 
 
-def _halves(first: int, last: int) -> list[int]:
+def halves(first: int, last: int) -> list[int]:
     """Return powers of two times `first` and one and a half times them below `last`, and `last`."""
-    found = _doubling(first, last)
+    found = doubling(first, last)
     between = [3 * low // 2 for low in found[:-1] if 3 * low // 2 < last]
     return sorted({*found, *between})

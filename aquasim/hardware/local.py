@@ -87,16 +87,13 @@ def load_cached(model: Model, device: str = "cpu") -> Profile | None:
     return found if found.blocks.get("runtime", {}).get("version") == VERSION else None
 
 
-def unmeasured_profile(model: Model, size: int | None = None) -> Profile:
-    """Return a profile that knows memory and nothing of time: enough to run for real, not to simulate.
-
-    `size` is the device's memory in bytes; this machine's if left out.
-    """
+def unmeasured_profile() -> Profile:
+    """Return a profile that knows this machine's memory and nothing of time: enough to run, not to simulate."""
     link = LinkKind("none", 1.0, 0.0, 1.0)
     links = dict.fromkeys(("host_dram", "pcie_d2h", "pcie_h2d", "nvlink"), link)
     title = f"{_processor()} (not calibrated)"
     one = 1.0
-    return Profile(LOCAL, title, size or memory_bytes(), one, one, one, one, 0.0, 1, links, {})
+    return Profile(LOCAL, title, memory_bytes(), one, one, one, one, 0.0, 1, links, {})
 
 
 def check_machine(profile: Profile) -> None:

@@ -140,11 +140,6 @@ def profile_names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.json"))
 
 
-def kernel_profile_names() -> list[str]:
-    """Names of the profiles that were fitted to kernels, not to layer times only."""
-    return [name for name in profile_names() if "rates" not in load_profile(name).blocks]
-
-
 def load_profile(name_or_path: str | Path) -> Profile:
     """Return a shipped profile by name (any case), or one from a JSON file.
 

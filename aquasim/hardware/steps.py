@@ -7,8 +7,8 @@ from typing import Any, Protocol
 from aquasim.hardware.attention import FOREVER, Chunk
 
 
-class Steps(Protocol):
-    """How long iterations last (`aquasim.hardware.cost.StepCost`, or `EngineCost`)."""
+class Times(Protocol):
+    """How long iterations last: all that an engine asks."""
 
     def decode(self, batch: int, context: int) -> tuple[int, int, int]:
         """(a, b, limit): iteration j of a run of decodes lasts a + b*j ns, for j < limit."""
@@ -21,6 +21,10 @@ class Steps(Protocol):
     def timed(self, chunks: Sequence[Chunk], batch: int, context: int) -> tuple[int, float]:
         """As `step`, and how many of those ns are bound by compute."""
         ...
+
+
+class Steps(Times, Protocol):
+    """As `Times`, and how much of it memory is busy (`aquasim.hardware.cost.StepCost`, or `EngineCost`)."""
 
     def memory_ns(self, batch: int, context: int, tokens: int) -> int:
         """Return ns of moving the iteration's bytes of HBM at its peak rate."""

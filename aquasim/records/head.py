@@ -37,6 +37,8 @@ def read_head(folder: Path) -> dict[str, Any]:
     path = folder / META
     if not path.is_file():
         reason = "no such folder" if not folder.exists() else f"no {META}"
+        if inside := sorted(each.parent.name for each in folder.glob(f"*/{META}")):
+            reason += f"; there are runs in it: {', '.join(inside)}"
         raise UserError(f"{folder}: not a run folder ({reason})")
     try:
         head = json.loads(path.read_text(encoding="utf-8"))

@@ -7,7 +7,7 @@ import numpy as np
 
 from aquasim.records.run import Run
 from aquasim.records.stats import Ints
-from aquasim.records.tokens import durations
+from aquasim.records.tokens import step_ends
 
 Phase = tuple[str, int, int]
 """Name, start and end in nanoseconds."""
@@ -77,7 +77,7 @@ def _work(run: Run, engine: int, requests: Ints) -> dict[int, list[tuple[int, in
     if not len(steps["step"]):
         return defaultdict(list)
     start = steps["start_ns"]
-    end = start + durations(steps["first_ns"], steps["growth_ns"], steps["iterations"])
+    end = step_ends(steps)
     chunk = np.searchsorted(steps["step"], chunks["step"])
     first = np.searchsorted(steps["step"], spans["first_step"])
     last = np.searchsorted(steps["step"], spans["last_step"], "right") - 1

@@ -124,11 +124,6 @@ class Progressions:
         return int(np.dot(values, self.weight[started]))
 
 
-def weighted_percentile(values: Ints, weights: Ints, percent: float) -> int:
-    """Return the smallest value that at least `percent` of the total weight do not exceed."""
-    return Progressions.of_values(values, weights).percentiles([percent])[0]
-
-
 def _bins(values: Ints) -> NDArray[np.int32]:
     """Return small integers that never fall where `values` (0 or more) rise: 2,048 to an octave."""
     return values.astype(np.float32).view(np.int32) >> 12

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from aquasim.records.stats import percentiles
+
 if TYPE_CHECKING:
     from aquasim.records.run import Run
 
@@ -35,14 +37,14 @@ def summarise_tenants(run: "Run") -> dict[str, dict[str, Any]]:
 
 
 def work_summary(run: "Run") -> dict[str, Any]:
-    """Items per second from the first start to the last end, times per unit, and bytes read for it."""
+    """Items per second from the first start to the last end, times per unit (nearest rank), and bytes read for it."""
     work = run.columns("work")
     start, end, items = work["start_ns"], work["end_ns"], work["items"]
     if not len(items):
         return {"units": 0, "items": 0, "items_per_s": None}
     lasted = (end - start) / NS
     total = int(items.sum())
-    p50, p99 = np.percentile(lasted, [50, 99]).tolist()
+    p50, p99 = percentiles(lasted, [50, 99])
     return {
         "units": len(items),
         "items": total,

@@ -122,6 +122,11 @@ def durations(first: Ints, growth: Ints, iterations: Ints) -> Ints:
     return iterations * first + growth * (iterations * (iterations - 1) // 2)
 
 
+def step_ends(steps: Columns) -> Ints:
+    """Return when each row of the table of steps ended, in nanoseconds."""
+    return steps["start_ns"] + durations(steps["first_ns"], steps["growth_ns"], steps["iterations"])
+
+
 def _rows(steps: Columns) -> _Rows:
     names = ("step", "start_ns", "first_ns", "growth_ns", "iterations", "batch")
     number, start, first, growth, iterations, batch = gather(steps, names)

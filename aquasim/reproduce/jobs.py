@@ -12,7 +12,7 @@ import numpy as np
 
 from aquasim.processes import processes
 from aquasim.scenario import ServerScenario, load_scenario
-from aquasim.scenario.server import place
+from aquasim.scenario.changes import with_changes
 
 NS = 1e9
 
@@ -83,9 +83,7 @@ def run_job(job: Job) -> Outcome:
         from aquasim.scenario import Scenario
         from aquasim.sim.simulate import Plan, simulate_system
 
-        data = scenario.model_dump(exclude_unset=True)
-        for path, value in changes.items():
-            place(data, path.split("."), value)
+        data = with_changes(scenario.model_dump(exclude_unset=True), changes.items())
         run = simulate_system(Plan.of(Scenario.model_validate(data)), job.system)
     return Outcome(run.summary(), _paging(run), _load(run), _series(run) if job.series else {})
 

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 from aquasim.errors import UserError
+from aquasim.scenario.changes import parse_change, parts_of, split, with_changes
 from aquasim.scenario.schema import Scenario
 from aquasim.scenario.server import ServerScenario, merged
 
@@ -58,7 +59,12 @@ def load_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Scenario | 
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not TOML: {error}") from None
-    changed = {_change(data, change): change for change in changes}
+    given = [(parse_change(change), change) for change in changes]
+    changed = {split(key): change for (key, _), change in given}
+    try:
+        data = with_changes(data, (change for change, _ in given))
+    except UserError as error:
+        raise UserError(f"--set {error}") from None
     scenario: Scenario | ServerScenario
     try:
         schema = ServerScenario if "tenants" in data else Scenario
@@ -80,34 +86,6 @@ def _check_systems(data: dict[str, Any], path: Path, text: str, changed: dict[tu
             ServerScenario.model_validate(merged(data, changes))
         except ValidationError as error:
             raise UserError(_explain(error, path, text, changed, ("systems", name))) from None
-
-
-def _change(data: dict[str, Any], change: str) -> tuple[str, ...]:
-    """Set one value in place and return its path."""
-    name, sign, raw = change.partition("=")
-    keys = tuple(_split(name.strip()))
-    if not sign or not keys or not all(keys):
-        raise UserError(f"--set {change}: write path.to.key=value, for example workload.arrivals.rate=2")
-    table = data
-    for key in keys[:-1]:
-        table = table.setdefault(key, {})
-        if not isinstance(table, dict):
-            raise UserError(f"--set {change}: {key!r} is a value, not a table")
-    table[keys[-1]] = _value(raw.strip())
-    return keys
-
-
-def _split(name: str) -> list[str]:
-    return [
-        part.strip(" \t").strip("\"'") for part in re.findall(r"\s*\"[^\"]*\"\s*|\s*'[^']*'\s*|[^.]+", name)
-    ]
-
-
-def _value(raw: str) -> Any:
-    try:
-        return tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        return raw
 
 
 def _explain(
@@ -196,10 +174,10 @@ def _line(text: str, keys: tuple[str, ...]) -> int:
         header = re.match(r"\s*\[\[?([^\]]+)\]", line)
         assignment = re.match(r"\s*([\w\-.\"']+)\s*=", line)
         if header:
-            table = tuple(_split(header.group(1)))
+            table = parts_of(header.group(1))
             here = table
         elif assignment:
-            here = table + tuple(_split(assignment.group(1)))
+            here = table + parts_of(assignment.group(1))
         else:
             continue
         same = min(len(here), len(keys))

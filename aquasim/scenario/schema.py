@@ -17,26 +17,29 @@ Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 class Table(BaseModel):
     """A table of a scenario file."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=False, use_attribute_docstrings=True)
 
 
 class ModelTable(Table):
     """`[model]`: a known name or the path of a Hugging Face config.json, and the tensor-parallel degree."""
 
     name: Annotated[str, Field(min_length=1)]
+    """A known model, or the path of a Hugging Face config.json."""
     tp: Literal[1, 2, 4, 8] = 1
+    """GPUs that share it: the tensor-parallel degree."""
 
 
 class MachineTable(Table):
     """`[machine]`: the server, the GPUs the engine runs on, and the peers that lend it memory."""
 
     server: str
+    """A known server, for example 8xH100."""
     gpus: tuple[Annotated[int, Field(ge=0)], ...] | None = None
     """One per rank; the first `tp` ones if left out."""
     donors: tuple[Annotated[int, Field(ge=0)], ...] = ()
     """The GPU whose memory each rank may use, in the order of `gpus`."""
     peer_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-    """Memory lent by each donor."""
+    """Memory lent by each donor, of which there is one per rank."""
     host_gib: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Pinned host memory for pages, per GPU."""
     host_cores: Annotated[int, Field(ge=1)] | None = None
@@ -55,14 +58,21 @@ class EngineTable(Table):
     """`[engine]`: limits of the serving engine, named as in vLLM."""
 
     block_size: Positive = 16
+    """Tokens of a KV block."""
     max_num_seqs: Positive = 256
+    """Requests that run at once; policies that page displace for a seat too."""
     max_num_batched_tokens: Positive = 2048
+    """Tokens of an iteration: decodes and prompts."""
     max_model_len: Annotated[int, Field(ge=0)] = 0
     """0: what the model allows and memory holds."""
     long_prefill_token_threshold: Annotated[int, Field(ge=0)] = 0
+    """Tokens of one prompt in an iteration, where others wait; 0: no limit."""
     prefix_caching: bool = False
+    """Whether blocks of prompts that begin alike are shared."""
     prefill: Literal["chunked", "prompt-only"] = "chunked"
+    """Prompts in chunks beside decodes, or in iterations of their own."""
     gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of HBM for weights, activations and the KV cache."""
     kv_blocks: Positive | None = None
     """KV blocks in HBM; computed from the GPU's memory if left out."""
     version: str = "vllm-0.14"
@@ -72,6 +82,7 @@ class EngineTable(Table):
     decode_overhead_s: Annotated[float, Field(ge=0, le=10)] | None = None
     """Host time per iteration without chunks; the version's if left out."""
     mixed_overhead_s: Annotated[float, Field(ge=0, le=10)] | None = None
+    """Host time per iteration with chunks; the version's if left out."""
 
 
 class PoissonTable(Table):
@@ -102,6 +113,7 @@ class PiecewiseTable(Table):
     kind: Literal["piecewise"]
     phases: tuple[tuple[Annotated[float, Field(ge=0)], Rate], ...] = Field(min_length=1)
     repeat: bool = False
+    """Begin again after the last phase; else its rate goes on."""
 
 
 class AtOnceTable(Table):
@@ -183,20 +195,28 @@ class AdaptersTable(Table):
 class WorkloadTable(Table):
     """`[workload]`: a trace by `path`, a `stand_in` for one, or synthetic `arrivals`, `prompt` and `output`.
 
-    With `path` or `stand_in` and `arrivals`, lengths come from the trace and times from the arrivals.
+    With `path` or `stand_in` and `arrivals`, lengths come from the trace and times from the arrivals. `path` stands
+    over what else describes requests; other keys that would do nothing are refused.
     """
 
     path: Annotated[str, Field(min_length=1)] | None = None
+    """A trace's file, from the current folder."""
     format: str = "auto"
+    """Of the trace: csv (arrival_s, prompt_tokens, output_tokens), lengths, azure, burstgpt, mooncake, ..."""
     stand_in: str | None = None
+    """Drawn lengths with the quantiles of a published trace, for example azure-code."""
     requests: Requests | None = None
     """At most this many."""
     duration_s: Rate | None = None
+    """Requests that arrive within so many seconds."""
     start_s: Seconds | None = None
+    """Where in the trace to begin."""
     rate_scale: Rate = 1.0
     """Trace times are divided by it."""
     tokenizer: str | None = None
+    """A tokenizer.json, for sharegpt."""
     model: str | None = None
+    """Requests to this model, for burstgpt."""
     cap: Positive | None = None
     """At most this many requests open at once (a client's limit)."""
     arrivals: ArrivalsTable | None = None
@@ -210,20 +230,24 @@ class EngineChanges(Table):
     """`[systems.NAME.engine]`: limits of the engine that are this system's own."""
 
     max_num_seqs: Positive | None = None
+    """Instead of the engine's."""
     max_num_batched_tokens: Positive | None = None
+    """Instead of the engine's."""
 
 
 class SystemTable(Table):
     """`[systems.NAME]`: one system of a comparison."""
 
     policy: str
+    """Who runs next: fcfs, cfs, aqua, neo, hybrid, ..."""
     tiers: tuple[Literal["peer", "host"], ...] = ()
     """Where pages go, in order of preference; none of them with room: recompute."""
     copies: Literal["scattered", "column", "block"] = "block"
+    """What one copy moves: one layer's keys or values, those of all layers once gathered, or a block as it lies."""
     released: bool = False
     """Cost of gathering columns as in AQUA's release instead of a gather kernel's."""
     options: dict[str, Any] = Field(default_factory=dict)
-    """The policy's options."""
+    """The policy's options; a wrong one is answered with those there are."""
     engine: EngineChanges = EngineChanges()
 
 
@@ -231,17 +255,24 @@ class SloTable(Table):
     """`[slo]`: what counts as good service."""
 
     ttft_s: Rate | None = None
+    """Until the first token."""
     tpot_s: Rate | None = None
+    """Per output token after it."""
     rct_s: Rate | None = None
+    """Until the last."""
 
 
 class Scenario(Table):
     """A whole scenario file."""
 
     question: str
+    """What it asks: the head of every table."""
     source: str = ""
+    """Where its figures come from."""
     expect: str = ""
+    """What ought to come out."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of all that is drawn."""
     baseline: str | None = None
     """The system that the others are compared with; the first one if left out."""
     machine: MachineTable

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from aquasim.scenario.changes import with_changes
 from aquasim.scenario.schema import (
     EngineTable,
     ModelTable,
@@ -170,17 +171,8 @@ class ServerScenario(Table):
 
     def under(self, system: str, changes: Mapping[str, Any] | None = None) -> "ServerScenario":
         """Return the scenario as one system runs it, with values of `changes` ("path.to.key") set first."""
-        data = self.model_dump(exclude_unset=True)
-        for path, value in (changes or {}).items():
-            place(data, path.split("."), value)
+        data = with_changes(self.model_dump(exclude_unset=True), (changes or {}).items())
         return ServerScenario.model_validate(merged(data, self.systems[system]))
-
-
-def place(data: dict[str, Any], keys: list[str], value: Any) -> None:
-    """Set one value in nested tables."""
-    for key in keys[:-1]:
-        data = data.setdefault(key, {})
-    data[keys[-1]] = value
 
 
 def merged(data: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

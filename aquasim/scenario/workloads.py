@@ -1,5 +1,6 @@
 """From a scenario's `[workload]` table to a workload."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from aquasim.errors import UserError
@@ -36,8 +37,6 @@ def make_workload(table: schema.WorkloadTable, seed: int, block_size: int) -> Wo
     try:
         workload = _make(table, seed, block_size)
         if table.cap is not None:
-            from dataclasses import replace
-
             workload = replace(workload, cap=table.cap)
         if table.adapters is not None:
             workload = Adapters(table.adapters.count, table.adapters.zipf).assign(workload, seed)
@@ -53,6 +52,7 @@ def _make(table: schema.WorkloadTable, seed: int, block_size: int) -> Workload:
     if table.path is not None:
         return _trace(table, arrivals, seed)
     if table.stand_in is not None:
+        _refuse(table, "a stand_in", _UNUSED_BY_STAND_INS)
         workload = stand_in(table.stand_in, table.requests or 1000, seed)
         if arrivals is not None:
             workload = workload.arriving(arrivals.times(len(workload), stream(seed, "arrivals")))
@@ -61,6 +61,7 @@ def _make(table: schema.WorkloadTable, seed: int, block_size: int) -> Workload:
         raise UserError("workload: give path, stand_in, or all of arrivals, prompt and output")
     if table.requests is None and table.duration_s is None:
         raise UserError("workload: give requests or duration_s, so that the workload ends")
+    _refuse(table, "a synthetic workload", _UNUSED_BY_SYNTHETIC)
     shared = table.shared_prefix
     return synthetic(
         arrivals,
@@ -73,9 +74,30 @@ def _make(table: schema.WorkloadTable, seed: int, block_size: int) -> Workload:
     )
 
 
+_DESCRIBED = ("stand_in", "prompt", "output", "shared_prefix")
+"""What a trace stands over."""
+_OF_TRACES = dict.fromkeys(("format", "tokenizer", "model", "start_s"), "it is for a trace given by path")
+_UNUSED_BY_STAND_INS = _OF_TRACES | {
+    "duration_s": "requests says where it ends",
+    "prompt": "its lengths are the trace's; for others leave out stand_in",
+    "output": "its lengths are the trace's; for others leave out stand_in",
+    "shared_prefix": "its prefixes are the trace's; for others leave out stand_in",
+}
+_UNUSED_BY_SYNTHETIC = _OF_TRACES | {
+    "rate_scale": "arrivals say how fast requests come, for example arrivals.rate"
+}
+
+
+def _refuse(table: schema.WorkloadTable, what: str, unused: dict[str, str]) -> None:
+    """Refuse keys that would change nothing; a trace by `path` may stand over whatever a file describes."""
+    for key, instead in unused.items():
+        if getattr(table, key) != schema.WorkloadTable.model_fields[key].default:
+            raise UserError(f"workload.{key}: does nothing for {what}; {instead}")
+
+
 def _trace(table: schema.WorkloadTable, arrivals: Arrivals | None, seed: int) -> Workload:
     assert table.path is not None
-    return read_trace(
+    workload = read_trace(
         Path(table.path).expanduser(),
         format=table.format,
         limit=table.requests,
@@ -87,6 +109,10 @@ def _trace(table: schema.WorkloadTable, arrivals: Arrivals | None, seed: int) ->
         arrivals=arrivals,
         model=table.model,
     )
+    if unused := [key for key in _DESCRIBED if getattr(table, key) is not None]:
+        note = f"workload.{', '.join(unused)}: not used, {table.path} says what is requested"
+        workload = replace(workload, notes=(*workload.notes, note))
+    return workload
 
 
 def _arrivals(table: schema.ArrivalsTable) -> Arrivals:

@@ -22,28 +22,13 @@ from aquasim.core import (
 )
 from aquasim.core.policies.base import Policy
 from aquasim.core.replay import Record
+from aquasim.hardware.steps import Times
 from aquasim.hardware.throttle import Heat
 from aquasim.records.tables import Outcome, RunTables
 from aquasim.sim.clock import Call, Clock
 
 NEVER = 1 << 62
 _new = tuple.__new__  # builds a named tuple without the Python-level call of its constructor
-
-
-class Cost(Protocol):
-    """How long steps take, in integer nanoseconds (`aquasim.hardware.cost.StepCost`)."""
-
-    def decode(self, batch: int, context: int) -> tuple[int, int, int]:
-        """(a, b, limit): iteration j of a run of decodes lasts a + b*j, for j < limit."""
-        ...
-
-    def step(self, chunks: list[tuple[int, int]], batch: int, context: int) -> int:
-        """Return the time of one iteration with prefill chunks (new, cached) beside the decodes."""
-        ...
-
-    def timed(self, chunks: list[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
-        """As `step`, and how many of those ns are bound by compute."""
-        ...
 
 
 class LaneTime(Protocol):
@@ -152,7 +137,7 @@ class Engine:
         self,
         env: Clock,
         scheduler: Scheduler,
-        cost: Cost,
+        cost: Times,
         tables: RunTables,
         carrier: Carrier | None = None,
         on_gone: Callable[[int], None] | None = None,

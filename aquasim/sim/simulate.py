@@ -95,7 +95,7 @@ def find_server(name: str, given: Profile | str | None) -> tuple[Topology, Profi
     """Return a server's topology and its GPUs' profile, or the one that is given, itself or by name.
 
     Raises:
-        UserError: one of them is unknown, or the profile lacks a link that the server has.
+        UserError: one of them is unknown or faulty, or the profile lacks a link that the server has.
     """
     if name not in TOPOLOGIES:
         raise UserError(f"machine.server is {name!r}; known: {', '.join(TOPOLOGIES)}")
@@ -104,7 +104,10 @@ def find_server(name: str, given: Profile | str | None) -> tuple[Topology, Profi
         raise UserError(
             f"machine.server is {LOCAL!r}: give machine.profile, one that aquasim calibrate wrote"
         )
-    profile = given if isinstance(given, Profile) else load_profile(given or topology.gpu)
+    try:
+        profile = given if isinstance(given, Profile) else load_profile(given or topology.gpu)
+    except ValueError as error:
+        raise UserError(f"machine.profile: {error}") from None
     if lacking := topology.missing(profile):
         raise UserError(
             f"machine.profile: {profile.name} has no {' and no '.join(lacking)}, which {topology.name} needs"
@@ -144,7 +147,11 @@ def simulate_system(
     fused: bool = True,
     progress: Progress | None = None,
 ) -> Run:
-    """Run one system of a scenario to the end of its workload."""
+    """Run one system of a scenario to the end of its workload.
+
+    Raises:
+        UserError: there is no such system, or what it asks for does not fit together or stands still.
+    """
     if name not in plan.scenario.systems:
         raise UserError(f"unknown system {name!r}; the scenario has: {', '.join(plan.scenario.systems)}")
     system, llm = plan.scenario.systems[name], plan.llm
@@ -184,7 +191,8 @@ def _lanes(plan: Plan, cost: Steps, limits: Limits, policy: Policy, where: str) 
     try:
         lanes.check(limits, policy)
     except ValueError as error:
-        raise UserError(f"{where}: {error}") from None
+        own = f"; {where}.engine gives it limits of its own" if "max_num_batched" in str(error) else ""
+        raise UserError(f"{where}: {error}{own}") from None
     if not policy.lanes.host:
         return None
     found = plan.llm.lane_cost(cost, _host(plan), where)
@@ -202,7 +210,11 @@ def _host(plan: Plan) -> Host | None:
 
 
 def system_limits(plan: Plan, system: SystemTable, fused: bool = True) -> Limits:
-    """Return the limits of one system's engine."""
+    """Return the limits of one system's engine.
+
+    Raises:
+        UserError: the system uses a tier that the machine does not have or cannot reach.
+    """
     limits = plan.llm.limits(system.policy, _tiers(plan, system), fused)
     changes = system.engine.model_dump(exclude_none=True)
     rules = POLICIES[system.policy].lanes if system.policy in POLICIES else None

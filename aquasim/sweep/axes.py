@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from aquasim.errors import UserError
-from aquasim.sweep.changes import Change, as_toml, split
+from aquasim.scenario.changes import Change, as_toml, split
 from aquasim.sweep.check import Axis
 from aquasim.sweep.file import SweepFile, line_of
 from aquasim.sweep.ranges import sample

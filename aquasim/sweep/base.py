@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aquasim.errors import UserError
+from aquasim.scenario.changes import Change, as_toml, with_changes
 from aquasim.scenario.load import find, load_scenario
 from aquasim.scenario.schema import Scenario
 from aquasim.scenario.server import ServerScenario
-from aquasim.sweep.changes import Change, as_toml, with_changes
 from aquasim.sweep.ranges import LARGEST_SEED
 
 if TYPE_CHECKING:

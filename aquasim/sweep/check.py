@@ -6,10 +6,10 @@ from typing import Any
 
 from aquasim.core import make_policy
 from aquasim.errors import UserError
+from aquasim.scenario.changes import Change, as_toml, split
 from aquasim.scenario.load import load_scenario
 from aquasim.scenario.schema import Scenario
 from aquasim.sweep.base import Base
-from aquasim.sweep.changes import Change, as_toml, split
 
 Assignment = tuple[Change, ...]
 Axis = Sequence[Assignment]

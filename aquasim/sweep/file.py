@@ -11,9 +11,9 @@ from pydantic import ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from aquasim.errors import UserError
+from aquasim.scenario.changes import flatten, parts_of
 from aquasim.scenario.load import FOLDER
 from aquasim.scenario.schema import Name, Positive, Table
-from aquasim.sweep.changes import flatten, split
 from aquasim.sweep.ranges import MOST_SEEDS, Range, SampleTable, Seed, Value
 
 SUFFIX = ".sweep.toml"
@@ -180,7 +180,7 @@ def _valid(keys: Sequence[str]) -> str:
 
 def line_of(text: str, keys: Sequence[str]) -> int:
     """Return the line (from 1) of a file on which a key stands: written in full, by its last part, or 1."""
-    wanted = [part for key in keys for part in _parts(key)]
+    wanted = [part for key in keys for part in parts_of(key)]
     for depth in range(len(wanted)):
         tail = [re.escape(part) for part in wanted[depth:]]
         pattern = re.compile(r"[\[\s\"'.]*" + r"[\"'\s]*\.[\"'\s]*".join(tail) + r"[\"'\s\]]*(=|\]|$)")
@@ -188,10 +188,3 @@ def line_of(text: str, keys: Sequence[str]) -> int:
             if pattern.match(line) or (depth and pattern.search(line.split("=")[0] + "=")):
                 return number
     return line_of(text, keys[:-1]) if len(keys) > 1 else 1
-
-
-def _parts(key: str) -> tuple[str, ...]:
-    try:
-        return split(key)
-    except UserError:
-        return (key,)

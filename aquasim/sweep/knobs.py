@@ -7,12 +7,12 @@ from typing import Any
 from aquasim.core import POLICIES
 from aquasim.errors import UserError
 from aquasim.scenario import schema
+from aquasim.scenario.changes import Change, join, split
 from aquasim.scenario.schema import Scenario, WorkloadTable
 from aquasim.scenario.server import LlmTable
 from aquasim.sweep.axes import refuse_foreign
 from aquasim.sweep.base import Base
 from aquasim.sweep.boundary import Scale
-from aquasim.sweep.changes import Change, join, split
 from aquasim.sweep.check import BadKeyError, check_keys
 
 

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from aquasim.errors import UserError
+from aquasim.scenario.changes import Change
+from aquasim.scenario.schema import Scenario
 from aquasim.sweep.base import Base
 from aquasim.sweep.boundary import Boundary, highest, lowest
 from aquasim.sweep.check import metric_names
@@ -17,6 +19,8 @@ COARSE = tuple(2.0**power for power in range(-3, 4))
 """Factors on the scenario's own value that are tried first."""
 FURTHEST = 2.0**12
 """Factor beyond which nothing is tried."""
+LONGER = 4
+"""Times the requests, or the time, of the runs that show whether a rate lasts."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Limit:
     knob: Knob
     boundary: Boundary
     verdicts: dict[float, Verdict]
+    longer: Verdict | None = None
+    """The verdict of runs `LONGER` times as long at the limit, where a steady rate was asked for."""
 
     @property
     def at(self) -> Verdict | None:
@@ -59,18 +65,20 @@ class Judge:
             UserError: none of them can be simulated; the first one's reason.
         """
         new = [value for value in values if value not in self.verdicts]
-        points = {v: [self.base.point(self.knob.changes(v), self.system, s) for s in self.seeds] for v in new}
-        self.evaluator.ensure(point for each in points.values() for point in each)
-        names = dict.fromkeys(name.metric for bound in self.bounds for name in bound.names())
-        rows = self.evaluator.shelf.frame(list(names)) if new else None
-        for value in new:
-            assert rows is not None
-            keys = [point.key for point in points[value]]
-            self.verdicts[value] = judge(rows.loc[keys], self.bounds, self.confidence)
+        self.verdicts |= zip(new, self.judged([self.knob.changes(value) for value in new]), strict=True)
         found = [self.verdicts[value] for value in values]
         if found and all(verdict.failed for verdict in found) and len(self.verdicts) == len(found):
             raise UserError(f"{self.system} at {self.knob.key}={values[0]:g}: {found[0].failed}")
         return [verdict.meets for verdict in found]
+
+    def judged(self, changes: Sequence[tuple[Change, ...]]) -> list[Verdict]:
+        """Simulate each set of changes with every seed and judge it."""
+        points = [[self.base.point(each, self.system, seed) for seed in self.seeds] for each in changes]
+        self.evaluator.ensure(point for each in points for point in each)
+        names = dict.fromkeys(name.metric for bound in self.bounds for name in bound.names())
+        rows = self.evaluator.shelf.frame(list(names))
+        keys = [[point.key for point in each] for each in points]
+        return [judge(rows.loc[each], self.bounds, self.confidence) for each in keys]
 
     def limit(self, boundary: Boundary) -> Limit:
         """Return what was found."""
@@ -103,8 +111,29 @@ def capacity(judge: Judge, low: float | None = None, high: float | None = None) 
         judge: of one system and knob.
         low: the least value tried; an eighth of the scenario's if left out, and less if that fails.
         high: the greatest; eight times the scenario's if left out, and more if that meets.
+
+    Raises:
+        UserError: a bound is nothing that the knob can be turned to, or none of the first values can be simulated.
     """
     return judge.limit(highest(judge, _range(judge, low, high), judge.knob.scale))
+
+
+def lasting(judge: Judge, limit: Limit) -> Limit:
+    """Add how runs `LONGER` times as long do at the limit: a short run ends before its queue has grown.
+
+    Only a steady rate (Poisson, gamma or fixed gaps) of synthetic requests says what more of them are.
+    """
+    key = judge.knob.key.removesuffix(".rate").removesuffix(".gap_s")
+    workload = judge.base.scenario.workload if isinstance(judge.base.scenario, Scenario) else None
+    if limit.boundary.value is None or workload is None or workload.path or key != "workload.arrivals":
+        return limit
+    more = [
+        (f"workload.{name}", LONGER * value)
+        for name in ("requests", "duration_s")
+        if (value := getattr(workload, name))
+    ]
+    (longer,) = judge.judged([(*judge.knob.changes(limit.boundary.value), *more)])
+    return replace(limit, longer=longer)
 
 
 def _range(judge: Judge, low: float | None, high: float | None) -> list[float]:
@@ -145,5 +174,9 @@ def _check_bound(knob: Knob, option: str, value: float | None) -> None:
 
 
 def least(judge: Judge, size: Size) -> Limit:
-    """Find the least value of a knob that meets the SLO."""
+    """Find the least value of a knob that meets the SLO.
+
+    Raises:
+        UserError: none of the first values can be simulated.
+    """
     return judge.limit(lowest(judge, size.values, judge.knob.scale))

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from aquasim.errors import UserError
+from aquasim.scenario.changes import Change, as_toml, split
 from aquasim.sweep.axes import axes_of, refuse_foreign, refuse_lost, varying
 from aquasim.sweep.base import Base, Point
-from aquasim.sweep.changes import Change, as_toml, split
 from aquasim.sweep.check import Assignment, Axis, BadKeyError, check_keys, metric_names
 from aquasim.sweep.file import SweepFile, as_texts, line_of, read_sweep
 from aquasim.sweep.ranges import all_ends

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Any
 
 from aquasim.errors import UserError
+from aquasim.scenario.changes import as_toml
 from aquasim.sweep.base import Point
-from aquasim.sweep.changes import as_toml
 from aquasim.sweep.check import Assignment
 from aquasim.sweep.evaluate import Evaluator
 from aquasim.sweep.file import SearchTable

@@ -2,8 +2,10 @@
 
 from aquasim.sweep.intervals import share_at_least
 from aquasim.sweep.knobs import Knob
-from aquasim.sweep.limits import Limit
+from aquasim.sweep.limits import LONGER, Limit
 from aquasim.sweep.slo import Verdict
+
+FLEETING = "NOT LASTING"
 
 
 def assured(limit: Limit) -> str:
@@ -24,7 +26,21 @@ def assured(limit: Limit) -> str:
         parts.append(_said(knob, boundary.beyond, limit.beyond))
     if boundary.strays:
         parts.append(f"NOT MONOTONE: {_strays(limit)}")
+    if limit.longer is not None and not limit.longer.meets:
+        parts.append(f"{FLEETING}: {_longer(limit.longer)}")
     return "; ".join(parts)
+
+
+def _longer(verdict: Verdict) -> str:
+    """Say how longer runs did, and what to do."""
+    if verdict.failed is not None:
+        return f"runs {LONGER} times as long cannot run ({verdict.failed})"
+    means = ", ".join(
+        f"{name} {found.mean:.4g}" for name, found in verdict.means.items() if found.mean is not None
+    )
+    return (
+        f"{_count(verdict)} in runs {LONGER} times as long, {means}: the queue still grows; take longer runs"
+    )
 
 
 def _said(knob: Knob, value: float, verdict: Verdict) -> str:

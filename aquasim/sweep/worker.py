@@ -109,12 +109,7 @@ def _profile(server: str, profile: str | None) -> "Profile":
     """Keep profiles, and the curves made of them, for the points to come."""
     from aquasim.sim.simulate import find_server
 
-    try:
-        return find_server(server, profile)[1]
-    except UserError:
-        raise
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    return find_server(server, profile)[1]
 
 
 def _first(error: ValidationError) -> str:

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from aquasim.workload.table import LATEST, IntArray
+from aquasim.workload.table import LATEST, IntArray, check_whole
 
 FloatArray = NDArray[np.float64]
 
@@ -29,7 +29,7 @@ class Fixed:
     tokens: int
 
     def __post_init__(self) -> None:
-        _tokens("tokens", self.tokens)
+        check_whole("tokens", self.tokens)
 
     def sample(self, n: int, rng: np.random.Generator) -> IntArray:
         """Return `n` times the same length; draws nothing from `rng`."""
@@ -44,8 +44,8 @@ class Uniform:
     high: int
 
     def __post_init__(self) -> None:
-        _tokens("low", self.low)
-        _tokens("high", self.high)
+        check_whole("low", self.low)
+        check_whole("high", self.high)
         if self.high < self.low:
             raise ValueError(f"high is {self.high}, a whole number >= low = {self.low} is needed")
 
@@ -78,7 +78,7 @@ class Lognormal:
             value = getattr(self, name)
             if not (math.isfinite(value) and (value > 0 or (value == 0 and name in ("sigma", "std")))):
                 raise ValueError(f"{name} is {value}, a finite number > 0 is needed")
-        _tokens("low", self.low)
+        check_whole("low", self.low)
         if self.high is not None and self.high < self.low:
             raise ValueError(f"high is {self.high}, a whole number >= low = {self.low} is needed")
 
@@ -218,8 +218,3 @@ def _column(name: str, values: ArrayLike) -> IntArray:
     if not (whole and bool(((array >= 1) & (array <= LATEST) & (array == np.rint(array))).all())):
         raise ValueError(f"{name} needs a list of whole numbers >= 1 with at least one entry")
     return array.astype(np.int64)
-
-
-def _tokens(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ValueError(f"{name} is {value!r}, a whole number >= 1 is needed")

@@ -57,9 +57,9 @@ class Workload:
         if self.adapter is not None:
             columns["adapter"] = _whole("adapter", self.adapter, -1)
         _check_lengths(columns, self.prefix)
-        _check_scalar("prefix_block", self.prefix_block)
+        check_whole("prefix_block", self.prefix_block)
         if self.cap is not None:
-            _check_scalar("cap", self.cap)
+            check_whole("cap", self.cap)
         if self.prefix is not None:
             _check_prefix(self.prefix, columns["prompt"], self.prefix_block)
         self._store(columns)
@@ -98,7 +98,7 @@ class Workload:
 
     def head(self, n: int) -> Self:
         """Return the first `n` requests (all when there are fewer). Raises ValueError when `n` < 1."""
-        _check_scalar("n", n)
+        check_whole("n", n)
         return self._rows(np.arange(min(n, len(self))))
 
     def between(self, start: float, duration: float | None = None) -> Self:
@@ -182,7 +182,8 @@ def _check_prefix(prefix: list[tuple[int, ...]], prompt: IntArray, block: int) -
         )
 
 
-def _check_scalar(name: str, value: int) -> None:
+def check_whole(name: str, value: int) -> None:
+    """Raise ValueError unless `value` is a whole number >= 1."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
         raise ValueError(f"{name} is {value!r}, a whole number >= 1 is needed")
 

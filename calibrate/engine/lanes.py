@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from aquasim.core import Limits
 from aquasim.core.predictor import Curve, Predictor, Surface
 from aquasim.hardware import local
+from aquasim.hardware.lanes import doubling, halves
 
 if TYPE_CHECKING:
     from aquasim.runtime.engine import HostLanes, Runner
@@ -230,19 +231,3 @@ def cached_path(runner: "Runner", limits: Limits) -> Path:
     ]  # fmt: skip
     name = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
     return local.cache_folder() / f"lanes-{name}.json"
-
-
-def doubling(first: int, last: int) -> list[int]:
-    """Return first, twice that, ... below `last`, and `last`."""
-    found = []
-    while first < last:
-        found.append(first)
-        first *= 2
-    return [*found, last]
-
-
-def halves(first: int, last: int) -> list[int]:
-    """Return powers of two times `first`, one and a half times them, and `last`; none beyond it."""
-    found = doubling(first, last)
-    between = [3 * low // 2 for low in found[:-1] if 3 * low // 2 < last]
-    return sorted({*found, *between})

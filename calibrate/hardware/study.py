@@ -149,7 +149,7 @@ def prepare(scenario: Scenario, systems: Sequence[str], options: Options, show: 
         profile, now = _given(scenario.machine.profile), False
         local.check_model(profile, model)
     else:
-        bare = Plan.of(scenario, local.unmeasured_profile(model), model)
+        bare = Plan.of(scenario, local.unmeasured_profile(), model)
         profile, now = ensure(model, ranges_of(bare), kind_of(options), show)
     times = options.accelerate
     plan = plan_at(scenario, profile, model, times)

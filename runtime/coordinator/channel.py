@@ -23,7 +23,6 @@ GONE = "closed by the other side"
 HEADER = struct.Struct("!I")
 _WITH = 1 << 31
 _CHUNK = 1 << 16
-_SPACE = socket.CMSG_SPACE(4 * struct.calcsize("i"))
 
 Frame = Callable[[bytes, int | None], None]
 

@@ -26,7 +26,7 @@ def hardware_plan(scenario: Scenario, options: "Options") -> Plan:
         return Plan.of(scenario)
     model = real_model(scenario, options)
     profile = load_cached(model, kind_of(options)) if options.weights is None else None
-    return Plan.of(scenario, profile or unmeasured_profile(model), model)
+    return Plan.of(scenario, profile or unmeasured_profile(), model)
 
 
 def real_model(scenario: Scenario, options: "Options") -> Model:

@@ -38,7 +38,7 @@ class SplitKv:
         self.pool, self.remote, self.tokens, self.segment = pool, remote, tokens, min(segment, tokens)
         self.cached = 0
         self._local_heads = config.kv_heads - remote
-        self._layers, self._group, self._dim = config.layers, config.heads // config.kv_heads, config.head_dim
+        self._layers, self._group = config.layers, config.heads // config.kv_heads
         options: dict[str, Any] = {"dtype": dtype, "device": device}
         self._local = torch.empty(config.layers, tokens, 2, self._local_heads, config.head_dim, **options)
         shape = (2, remote, config.head_dim)
@@ -50,11 +50,6 @@ class SplitKv:
         self._new = 0
         self._reads: dict[int, Flight] = {}
         self._writes: dict[int, Flight] = {}
-
-    @property
-    def device_bytes(self) -> int:
-        """Bytes on the device: the local share and the buffers."""
-        return sum(tensor.nbytes for tensor in (self._local, *self._buffers))
 
     @property
     def remote_bytes(self) -> tuple[int, int]:

@@ -60,11 +60,6 @@ class LongPrompt:
         self._model = Model(config, weights, self._kv, Ranks(), tokens, padded or 0)
 
     @property
-    def device_bytes(self) -> int:
-        """Bytes of KV cache on the device, buffers included."""
-        return self._kv.device_bytes
-
-    @property
     def remote_bytes(self) -> tuple[int, int]:
         """Bytes of KV cache in leased memory and in host memory."""
         return self._kv.remote_bytes

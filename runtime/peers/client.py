@@ -95,7 +95,7 @@ class PeerClient(Party[Consumer]):
     def may_read(self, mapped: Mapped) -> bool:
         """Say whether what was written is still there: until `emptied`, whatever becomes of lease and donor."""
         with self._link.lock:
-            return self._current(mapped)
+            return self._current(mapped) and self._machine.may_read(mapped.extent, mapped.epoch)
 
     def emptied(self, mapped: Mapped) -> None:
         """Give an extent up, told to or not: nothing refers to it any more, no copy is under way. Unmaps it first.

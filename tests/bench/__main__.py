@@ -1,4 +1,4 @@
-"""`python -m tests.bench`: what simulating costs, as a table. CPU seconds, best of three."""
+"""`make bench`: what simulating costs, as a table. CPU seconds, best of three."""
 
 import importlib.util
 import os

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from gpus import kernel_profile_names
 
 from aquasim.calibrate.store import read_samples
 from aquasim.hardware.cost import StepCost
-from aquasim.hardware.profile import kernel_profile_names, load_profile, profile_names
+from aquasim.hardware.profile import load_profile, profile_names
 from aquasim.models import load_model
 
 pytest.importorskip("torch", reason="measuring needs torch")

@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from gpus import kernel_profile_names
 
 from aquasim.calibrate.facts import GPUS
 from aquasim.calibrate.published import build_profile, one_file, profile_text, residuals
 from aquasim.calibrate.rates import rate_profiles
 from aquasim.hardware.cost import StepCost
-from aquasim.hardware.profile import FOLDER, kernel_profile_names, load_profile, profile_names
+from aquasim.hardware.profile import FOLDER, load_profile, profile_names
 from aquasim.models import load_model
 
 DATA = Path(__file__).resolve().parents[2].parent / "shared" / "data"

@@ -17,6 +17,7 @@ from aquasim.cli.app import main
 from aquasim.records.store import load
 from aquasim.scenario import load_scenario, scenario_names
 from aquasim.scenario.load import find
+from aquasim.scenario.schema import Scenario
 
 COMMANDS = ("run", "compare", "scenarios", "trace", "schedule")
 SMALL = ("small-h100", "--set", "workload.requests=20")
@@ -515,3 +516,39 @@ def test_an_interrupt_ends_within_a_second_and_leaves_whole_runs_only(tmp_path: 
     assert (process.returncode, stdout, stderr) == (130, "", "aquasim: interrupted\n")
     assert [path.name for path in out.iterdir()] == ["fcfs"]
     assert load(out / "fcfs").summary()["requests_done"] == 6000
+
+
+def test_scenarios_prints_a_file_to_begin_from(tmp_path: Path, refused: Refused) -> None:
+    """What is printed for a name is the file: saved, it is the same scenario."""
+    path = tmp_path / "mine.toml"
+    path.write_text(good("scenarios", "burst-h100"))
+    assert load_scenario(str(path)) == load_scenario("burst-h100")
+    assert "did you mean 'burst-h100'?" in refused("scenarios", "burst-h10")
+
+
+def test_scenarios_says_every_key_that_a_file_may_have() -> None:
+    """All keys of all shipped scenarios of one engine are among them, with what is required and what is not."""
+    rows = json.loads(good("scenarios", "--keys", "--json"))
+    known = {row["path"] for row in rows}
+    for name in scenario_names():
+        scenario = load_scenario(name)
+        if isinstance(scenario, Scenario):
+            assert set(_paths(scenario.model_dump(exclude_unset=True))) <= known, name
+    defaults = {row["path"]: row["default"] for row in rows}
+    assert defaults["machine.server"] is None
+    assert defaults["engine.max_num_seqs"] == "256"
+    assert defaults["engine.kv_blocks"] == ""
+    table = good("scenarios", "--keys")
+    assert all(path in table for path in known)
+    assert max(map(len, table.splitlines())) <= 80
+
+
+def _paths(table: dict[str, Any], path: str = "") -> Iterator[str]:
+    for name, value in table.items():
+        if path == "systems":
+            name = "NAME"
+        where = f"{path}.{name}" if path else name
+        if isinstance(value, dict) and where != "systems.NAME.options":
+            yield from _paths(value, where)
+        else:
+            yield where

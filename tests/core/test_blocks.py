@@ -42,16 +42,6 @@ class PoolMachine(RuleBasedStateMachine):
             call()
         assert (self.pool.free, self.pool.held, self.pool.debt) == before
 
-    @rule()
-    def take_one(self) -> None:
-        """`take_one` is `take(1)`."""
-        if self.capacity <= len(self.held()):
-            self.refused(self.pool.take_one)
-            return
-        block = self.pool.take_one()
-        assert block not in self.held()
-        self.holders.append([block])
-
     @precondition(lambda self: self.holders)
     @rule(data=st.data())
     def give(self, data: st.DataObject) -> None:
@@ -151,14 +141,6 @@ class PrefixMachine(RuleBasedStateMachine):
         assert taken == self.slow.take(count)
         if taken:
             self.hands.append(taken)
-
-    @precondition(lambda self: self.slow.queue)
-    @rule()
-    def take_one(self) -> None:
-        """`take_one` takes the front of the queue."""
-        block = self.pool.take_one()
-        assert [block] == self.slow.take(1)
-        self.hands.append([block])
 
     @precondition(lambda self: self.hands)
     @rule(data=st.data())

@@ -5,7 +5,7 @@ import pytest
 from aquasim.errors import UserError
 from aquasim.explore.controls import CAP, Control, capped, changes_of, controls_of
 from aquasim.scenario import Scenario, load_scenario, scenario_names
-from aquasim.sweep.changes import as_toml
+from aquasim.scenario.changes import as_toml
 
 
 def loaded(name: str, *changes: str) -> Scenario:

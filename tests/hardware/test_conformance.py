@@ -15,12 +15,13 @@ from itertools import pairwise, product
 from math import isfinite
 
 import pytest
+from gpus import kernel_profile_names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aquasim.hardware.cost import StepCost
 from aquasim.hardware.links import LinkKind
-from aquasim.hardware.profile import Profile, kernel_profile_names, load_profile
+from aquasim.hardware.profile import Profile, load_profile
 from aquasim.models import load_model, model_names
 
 STEP, WASTE, SWITCH = 0.025, 0.08, 0.7

@@ -5,12 +5,13 @@ from functools import cache
 from itertools import pairwise, product
 
 import pytest
+from gpus import kernel_profile_names
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aquasim.hardware.attention import measured_head_dim
 from aquasim.hardware.cost import StepCost
-from aquasim.hardware.profile import kernel_profile_names, load_profile
+from aquasim.hardware.profile import load_profile
 from aquasim.hardware.serving import DEFAULT
 from aquasim.models import load_model, model_names
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from time import process_time
 
 import pytest
+from gpus import kernel_profile_names
 
 from aquasim.hardware.grid import Grid, locate
 from aquasim.hardware.links import LinkKind
-from aquasim.hardware.profile import FOLDER, kernel_profile_names, load_profile, profile_names
+from aquasim.hardware.profile import FOLDER, load_profile, profile_names
 
 LINKS = {"nvlink", "pcie_h2d", "pcie_d2h", "host_dram"}
 

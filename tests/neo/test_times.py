@@ -159,6 +159,10 @@ def test_n7_swaps_of_whole_requests_are_awaited_by_the_iteration() -> None:
         (["machine.server=1xA100", "machine.profile=a100"], "nothing is known of this server's processor"),
         (["machine.host_gib=0.3"], "holds no request of max_model_len"),
         (["engine.prefix_caching=true"], "neither prefix caching nor adapters"),
+        (
+            ["engine.max_num_batched_tokens=64"],
+            r"at least max_model_len \d+; systems\.neo\.engine gives it limits",
+        ),
     ],
 )
 def test_what_cannot_be_simulated_is_a_users_error(changes: list[str], part: str) -> None:

@@ -116,6 +116,9 @@ def test_out_writes_what_each_coordinator_takes(run: Run, file: Path, tmp_path: 
     expected = {"servers": [{"server": 0, "map": each}, {"server": 1, "map": each}]}
     assert json.loads((tmp_path / "maps.json").read_text()) == expected
     assert sorted(path.name for path in tmp_path.iterdir()) == ["maps.json", "mix.toml"]
+    line = "aquasim: --out maps.json: exists; name a new one, or give --overwrite\n"
+    assert run(file, "--out", "maps.json") == (2, "", line)
+    assert run(file, "--out", "maps.json", "--overwrite")[0] == 0
 
 
 @pytest.mark.parametrize("method", ["greedy", "random"])

@@ -5,9 +5,10 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+from gpus import kernel_profile_names
 
 from aquasim.errors import UserError
-from aquasim.hardware.profile import Profile, kernel_profile_names, load_profile
+from aquasim.hardware.profile import Profile, load_profile
 from aquasim.producers import Producer, load_producer, producer_names
 from aquasim.producers.load import FILE
 

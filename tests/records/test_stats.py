@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aquasim.records.stats import Progressions, jain, percentiles, weighted_percentile
+from aquasim.records.stats import Progressions, jain, percentiles
 
 Row = tuple[int, int, int, int]
 """First, growth, count, weight."""
@@ -52,15 +52,14 @@ def test_falling_progressions_are_turned_round(runs: list[Row]) -> None:
 
 
 @given(st.lists(st.tuples(st.integers(0, 10**12), st.integers(0, 5)), min_size=1), st.integers(0, 100))
-def test_weighted_percentile_is_the_percentile_of_repeated_values(
-    pairs: list[tuple[int, int]], percent: int
-) -> None:
+def test_weights_are_repetitions(pairs: list[tuple[int, int]], percent: int) -> None:
     """A weight is a number of copies."""
     values = [value for value, weight in pairs for _ in range(weight)]
     repeated, weights = (np.array(column, np.int64) for column in zip(*pairs, strict=True))
 
     if values:
-        assert weighted_percentile(repeated, weights, percent) == _nearest_rank(values, percent)
+        found = Progressions.of_values(repeated, weights).percentiles([percent])
+        assert found == [_nearest_rank(values, percent)]
 
 
 def test_many_entries_with_one_value_far_out() -> None:
@@ -68,8 +67,7 @@ def test_many_entries_with_one_value_far_out() -> None:
     values = np.append(np.full(100_000, 20_000_001), 10**15)
     weights = np.ones_like(values)
 
-    assert weighted_percentile(values, weights, 50) == 20_000_001
-    assert weighted_percentile(values, weights, 100) == 10**15
+    assert Progressions.of_values(values, weights).percentiles([50, 100]) == [20_000_001, 10**15]
 
 
 @given(st.lists(st.integers(-(10**6), 10**6), min_size=1))

@@ -11,7 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from truths import Truth
 
+from aquasim.errors import UserError
 from aquasim.records import store
+from aquasim.records.head import read_head
 from aquasim.records.run import FIELDS, Run
 from aquasim.records.store import load, save
 from aquasim.records.tables import RunTables
@@ -138,6 +140,15 @@ def _drop_column(path: Path) -> None:
     pq.write_table(pq.read_table(path).drop_columns("step"), path)
 
 
+def test_a_folder_of_runs_names_them(tmp_path: Path) -> None:
+    """Whoever names a folder of `compare` where one run is wanted is told which runs are in it."""
+    for name in ("b", "a"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "meta.json").write_text("{}")
+    with pytest.raises(UserError, match=r"not a run folder \(no meta.json; there are runs in it: a, b\)"):
+        read_head(tmp_path)
+
+
 def _retype(path: Path) -> None:
     table = pq.read_table(path)
     pq.write_table(table.set_column(1, "step", table["step"].cast("double")), path)
@@ -146,7 +157,7 @@ def _retype(path: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
-        ("meta.json", lambda path: path.unlink(), r"one: not a run folder \(no meta.json\)"),
+        ("meta.json", lambda path: path.unlink(), r"one: not a run folder \(no meta.json\)$"),
         ("meta.json", lambda path: path.write_text("{"), r"meta\.json: "),
         ("meta.json", lambda path: path.write_text("[]"), r"meta\.json: schema version None"),
         (

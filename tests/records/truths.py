@@ -2,7 +2,7 @@
 
 import random
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, Literal
@@ -196,10 +196,10 @@ class _FixedCost:
     def decode(self, batch: int, context: int) -> tuple[int, int, int]:
         return 8 * MS + batch * 2000 + context, batch, 1000
 
-    def step(self, chunks: list[tuple[int, int]], batch: int, context: int) -> int:
+    def step(self, chunks: Sequence[tuple[int, int]], batch: int, context: int) -> int:
         return 9 * MS + 10_000 * sum(new for new, _ in chunks) + batch * 2000
 
-    def timed(self, chunks: list[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
+    def timed(self, chunks: Sequence[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
         return self.step(chunks, batch, context), 0.0
 
 

@@ -161,11 +161,18 @@ def test_a_wrong_word_is_one_line(
 def test_a_file_in_the_way_is_said(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    """--out that is a file: one line, after the table, which is not lost."""
+    """--out that is a file, or holds an earlier report: one line before anything is simulated."""
     (tmp_path / "file").write_text("x")
-    code, out, err = call(monkeypatch, capsys, "aqua", "--only", "links", "-o", str(tmp_path / "file"))
-    assert (code, err) == (2, f"aquasim: --out {tmp_path / 'file'}: exists and is not a folder\n")
+    words = ("aqua", "--only", "links", "-o")
+    found = call(monkeypatch, capsys, *words, str(tmp_path / "file"))
+    assert found == (2, "", f"aquasim: --out {tmp_path / 'file'}: exists and is not a folder\n")
+    code, out, err = call(monkeypatch, capsys, *words, str(tmp_path))
+    assert (code, out) == (2, "")
+    assert "the folder is not empty; name a new one, or give --overwrite" in err
+    code, out, _ = call(monkeypatch, capsys, *words, str(tmp_path), "--overwrite")
+    assert code == 0
     assert "peer over host" in out
+    assert (tmp_path / "report.md").is_file()
 
 
 def test_an_interrupt_ends_all_processes_at_once() -> None:

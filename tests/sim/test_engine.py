@@ -1,6 +1,6 @@
 """One engine in simulated time: exact times of small cases, and what happens while a step runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,11 @@ class Toy:
         """Return the first iteration's time and its growth, valid for 8 iterations."""
         return 100 + 10 * batch + context, batch, 8
 
-    def step(self, chunks: list[tuple[int, int]], batch: int, context: int) -> int:
+    def step(self, chunks: Sequence[tuple[int, int]], batch: int, context: int) -> int:
         """Return the time of a mixed iteration."""
         return 100 + 10 * batch + context + sum(2 * new + cached for new, cached in chunks)
 
-    def timed(self, chunks: list[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
+    def timed(self, chunks: Sequence[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
         """Nothing is bound by compute."""
         return self.step(chunks, batch, context), 0.0
 

@@ -1,6 +1,6 @@
 """What a serving engine adds to its kernels: decisions one iteration ahead, idle starts, the way to the client."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -28,11 +28,11 @@ class Toy:
         """Return the first iteration's time and its growth, valid for 8 iterations."""
         return 100 + 10 * batch + context, batch, 8
 
-    def step(self, chunks: list[tuple[int, int]], batch: int, context: int) -> int:
+    def step(self, chunks: Sequence[tuple[int, int]], batch: int, context: int) -> int:
         """Return the time of a mixed iteration."""
         return 100 + 10 * batch + context + sum(2 * new + cached for new, cached in chunks)
 
-    def timed(self, chunks: list[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
+    def timed(self, chunks: Sequence[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
         """All of a mixed iteration is compute."""
         lasted = self.step(chunks, batch, context)
         return lasted, float(lasted)

@@ -6,7 +6,7 @@ memory for one. Means must lie within four standard errors (20 batch means) of t
 iteration or slice, and the standard error must be small enough for that to mean something.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -34,11 +34,11 @@ class PerSequence:
         """Return a constant time per iteration."""
         return batch * TOKEN, 0, FOREVER
 
-    def step(self, chunks: list[tuple[int, int]], batch: int, context: int) -> int:
+    def step(self, chunks: Sequence[tuple[int, int]], batch: int, context: int) -> int:
         """Return the time of an iteration with prefills of one token."""
         return (batch + len(chunks)) * TOKEN
 
-    def timed(self, chunks: list[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
+    def timed(self, chunks: Sequence[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
         """Nothing is bound by compute."""
         return self.step(chunks, batch, context), 0.0
 

@@ -14,7 +14,8 @@ from aquasim.sweep.base import Base
 from aquasim.sweep.evaluate import Evaluator, Memory
 from aquasim.sweep.executors import Here
 from aquasim.sweep.knobs import key_knob, rate_knob, size_knobs
-from aquasim.sweep.limits import Judge, capacity, least, parse_slo
+from aquasim.sweep.limits import Judge, Limit, capacity, lasting, least, parse_slo
+from aquasim.sweep.words import assured
 
 BASE = Base.load("small-h100", (("workload.requests", 40),))
 
@@ -45,6 +46,31 @@ def test_capacity_is_where_every_seed_still_meets_the_slo(evaluator: Evaluator) 
         runs = [simulate("small-h100", "fcfs", changes=[*changes, f"seed={seed}"]) for seed in (1, 2, 3)]
         assert sum(run.summary()["ttft_p99"] <= 1.0 for run in runs) == wanted
     assert limit.verdicts[found.beyond].passed < 3
+
+
+def test_a_rate_that_only_a_short_run_bears_is_said() -> None:
+    """Thirty requests end before a queue forms; 120 at that rate do not meet it. A bound that is slack lasts."""
+    poisson = {"kind": "poisson", "rate": 4.0}
+    base = Base.load("small-h100", (("workload.requests", 30), ("workload.arrivals", poisson)))
+    evaluator = Evaluator(base.data, Here(), Memory())
+
+    def found(*slo: str) -> Limit:
+        judge = Judge(base, "fcfs", rate_knob(base), parse_slo(base, slo), (1, 2), 0.95, evaluator)
+        return lasting(judge, capacity(judge, 1, 64))
+
+    fleeting, easy = found("ttft_p99 <= 2.0"), found("ttft_p99 <= 1e6")
+    assert fleeting.longer is not None
+    assert not fleeting.longer.meets
+    assert "NOT LASTING: 0 of 2 seeds meet it in runs 4 times as long, ttft_p99 " in assured(fleeting)
+    assert easy.longer is not None
+    assert easy.longer.meets
+    assert "NOT LASTING" not in assured(easy)
+
+
+def test_bursts_say_nothing_of_longer_runs(evaluator: Evaluator) -> None:
+    """Phases have no more to give than they say: nothing is added."""
+    judged = judge(evaluator, "fcfs", None, "ttft_p99 <= 1.0")
+    assert lasting(judged, capacity(judged)).longer is None
 
 
 def test_any_numeric_key_has_a_capacity(evaluator: Evaluator) -> None:
@@ -217,3 +243,13 @@ def test_size_as_a_command(tmp_path: Path) -> None:
     bad = aquasim("size", "small-h100", cwd=tmp_path)
     assert (bad.returncode, bad.stderr.count("\n")) == (2, 1)
     assert 'give an SLO, for example --slo "ttft_p99 <= 1.0"' in bad.stderr
+
+
+@pytest.mark.parametrize("command", ["size", "capacity", "run"])
+def test_an_unknown_profile_is_one_line(tmp_path: Path, command: str) -> None:
+    """Whoever looks for the machine first: the key, the value and the known names, exit code 2."""
+    slo = () if command == "run" else ("--slo", "ttft_p99 <= 1", "--seeds", 1)
+    profile = ("--set", "machine.profile=nope")
+    done = aquasim(command, "small-h100", "--system", "aqua", *profile, *slo, cwd=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    assert "machine.profile: unknown hardware profile 'nope'; known: a100, " in done.stderr

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aquasim.errors import UserError
+from aquasim.scenario.changes import with_changes
 from aquasim.sweep.base import Base, Point, address, resolved
-from aquasim.sweep.changes import with_changes
 from aquasim.sweep.store import LOG, Store
 from aquasim.sweep.worker import row_of
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aquasim.errors import UserError
-from aquasim.sweep.changes import as_toml, flatten, join, parse_change, split, with_changes
+from aquasim.scenario.changes import as_toml, flatten, join, parse_change, split, with_changes
 from aquasim.sweep.intervals import interval, share_at_least
 from aquasim.sweep.knobs import Knob
 from aquasim.sweep.pareto import front

@@ -207,3 +207,18 @@ def test_a_trace_error_survives_another_process(tmp_path: Path) -> None:
     again = pickle.loads(pickle.dumps(caught.value))
     assert type(again) is TraceError
     assert str(again) == str(caught.value)
+
+
+@pytest.mark.parametrize("column", ["timestamp", "ts_ms", "created", "Arrival Time", "arrival_time"])
+def test_times_are_not_dropped_without_a_word(write: Write, column: str) -> None:
+    """A table of lengths with a column that looks like times is refused, unless its format is given."""
+    path = write(f"{column},prompt_tokens,output_tokens\n5,10,1\n6,20,2\n")
+    with pytest.raises(TraceError, match=f":1: column {column} looks like times.* name it arrival_s"):
+        read_trace(path, arrivals=AtOnce())
+    assert read_trace(path, format="lengths", arrivals=AtOnce()).prompt.tolist() == [10, 20]
+
+
+def test_columns_that_only_sound_like_times_are_let_be(write: Write) -> None:
+    """Status, tsunami and timeouts are no times."""
+    path = write("status,tsunami,timeouts,prompt_tokens,output_tokens\n1,2,3,10,1\n")
+    assert read_trace(path, arrivals=AtOnce()).prompt.tolist() == [10]

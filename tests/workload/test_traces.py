@@ -134,7 +134,7 @@ def test_lengths_need_an_arrival_process(write: Write) -> None:
     """Without one there is an error; with one the rows keep the file's order, and a closed loop its cap."""
     path = write(LENGTHS)
 
-    with pytest.raises(ValueError, match="the trace has lengths only, give an arrival process"):
+    with pytest.raises(ValueError, match="the trace has lengths only: give an arrival process"):
         read_trace(path)
     found = read_trace(path, arrivals=ClosedLoop(8))
     assert rows(found) == [[0, 0], [269, 270], [42, 52]]
@@ -150,7 +150,7 @@ def test_arrivals_replace_those_of_a_trace(write: Write) -> None:
     found = read_trace(write("\n".join([head, *reversed(lines)])), arrivals=FixedGap(1.0))
 
     assert rows(found) == [[0, 10**9, 2 * 10**9], [4808, 3180, 110], [10, 8, 1]]
-    assert "arrivals drawn from Fixed(gap=1.0)" in found.notes
+    assert "arrivals drawn from Fixed(gap=1.0), not the file's" in found.notes
 
 
 def test_sharegpt_estimates_a_token_per_four_characters(write: Write) -> None:

@@ -32,7 +32,7 @@ def make_policy(name: str, **options: Any) -> Policy:
     """Return a new policy by name.
 
     Raises:
-        ValueError: the name is unknown, or it has no such option.
+        ValueError: the name is unknown, it has no such option, or an option has another type or range.
     """
     if name not in POLICIES:
         raise ValueError(f"unknown policy {name!r}; known: {', '.join(POLICIES)}")

@@ -26,7 +26,10 @@ class GpuOnly(Policy):
 
 
 class FastDecode(Policy):
-    """FastDecode+: every request's KV cache in host memory, all decode attention on its cores, two equal lanes."""
+    """FastDecode+: every request's KV cache in host memory, all decode attention on its cores, two equal lanes.
+
+    Needs a `Predictor`. `faithful` as for `Neo`.
+    """
 
     pages = True
     keep_copies = False

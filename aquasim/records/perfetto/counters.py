@@ -4,8 +4,9 @@ from collections.abc import Iterator
 
 from aquasim.records.perfetto.kinds import Part, block_bytes
 from aquasim.records.perfetto.tracks import Event, counter, plain, rows
-from aquasim.records.perfetto.write import shown, step_ends
+from aquasim.records.perfetto.write import shown
 from aquasim.records.run import Run
+from aquasim.records.tokens import step_ends
 
 GIB = 2**30
 

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from aquasim.records.perfetto.flows import Flows
-from aquasim.records.perfetto.write import Window, shown, step_ends
+from aquasim.records.perfetto.write import Window, shown
 from aquasim.records.run import Columns, Run
 from aquasim.records.stats import Ints
+from aquasim.records.tokens import step_ends
 
 MARK = 1000
 """Nanoseconds that a moment is drawn as: a slice can be clicked, and arrows can end in it."""

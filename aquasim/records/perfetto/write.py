@@ -14,7 +14,7 @@ from aquasim.records.atomic import new_file
 from aquasim.records.perfetto.tracks import Event, plain, thread_numbers
 from aquasim.records.run import Columns, Run
 from aquasim.records.stats import Ints
-from aquasim.records.tokens import durations
+from aquasim.records.tokens import step_ends
 
 
 class EmptyWindowError(ValueError):
@@ -169,8 +169,3 @@ def shown(table: str, columns: Columns, window: Window) -> Ints:
 def _left_out(run: Run, table: str, windows: list[Window]) -> int:
     columns = (run.columns(table, engine) for engine in range(len(windows)))
     return run.count(table) - sum(len(shown(table, *pair)) for pair in zip(columns, windows, strict=True))
-
-
-def step_ends(steps: Columns) -> Ints:
-    """Return when each row of the table of steps ended, in nanoseconds."""
-    return steps["start_ns"] + durations(steps["first_ns"], steps["growth_ns"], steps["iterations"])

@@ -1,6 +1,7 @@
 """Published traces as workloads: `read_trace` finds the format and reads the file."""
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,10 @@ _READERS: dict[str, Callable[[Path, bytes, Options], Rows]] = {
 
 FORMATS = (*_READERS, "servegen")
 """The names of the formats `read_trace` knows. ServeGen alone is not one file."""
+
+_TIME = re.compile(
+    r"(^|[^a-z])(time|timestamp|ts|date|datetime|arrival|arrived|created)($|[^a-z])", re.IGNORECASE
+)
 
 # A file belongs to the first format whose columns it has, so csv comes before lengths.
 _HEADERS = {
@@ -104,9 +109,23 @@ def _detect(path: Path, data: bytes) -> str:
         # With one column missing it is an incomplete file of that format: its reader names the column.
         for name, columns in _HEADERS.items():
             if len(set(columns) - set(names)) == allowed:
+                if name == "lengths" and not allowed:
+                    _refuse_times(path, names)
                 return name
     shown = first if len(first) <= 60 else first[:57] + "..."
     raise TraceError.at(path, 1, f"unknown format, found {shown!r}; valid: {', '.join(FORMATS)}")
+
+
+def _refuse_times(path: Path, names: Sequence[str]) -> None:
+    """Raise TraceError where a file of lengths has a column that looks like times: they would be dropped."""
+    for name in names:
+        if _TIME.search(name):
+            raise TraceError.at(
+                path,
+                1,
+                f"column {name} looks like times, which a file of lengths has not: name it arrival_s, in seconds,"
+                ' or give format "lengths" to draw arrivals instead',
+            )
 
 
 def _workload(path: Path, rows: Rows, arrivals: Arrivals | None, seed: int) -> Workload:
@@ -118,9 +137,14 @@ def _workload(path: Path, rows: Rows, arrivals: Arrivals | None, seed: int) -> W
             rows = _in_order(rows)
         times = arrivals.times(n, stream(seed, "arrivals"))
         n = len(times)
-        notes = (*notes, f"arrivals drawn from {arrivals}")
+        notes = (
+            *notes,
+            f"arrivals drawn from {arrivals}" + ("" if rows.arrival is None else ", not the file's"),
+        )
     if times is None:
-        raise ValueError(f"{path}: the trace has lengths only, give an arrival process (arrivals=)")
+        raise ValueError(
+            f"{path}: the trace has lengths only: give an arrival process (workload.arrivals; in Python arrivals=)"
+        )
     return Workload(
         times,
         rows.prompt[:n],

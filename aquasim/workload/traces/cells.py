@@ -73,7 +73,9 @@ class Cells:
     def nanoseconds(self, name: str) -> IntArray:
         """Return a column of seconds, in nanoseconds, or raise TraceError at the first bad one."""
         seconds = self.numbers(name)
-        self._check(name, seconds <= LATEST / NS, "seconds up to 146 years are needed")
+        self._check(
+            name, seconds <= LATEST / NS, "seconds up to 146 years are needed; are these milliseconds?"
+        )
         return np.rint(seconds * NS).astype(np.int64)
 
     def _convert(self, name: str, convert: Callable[[str], Any], dtype: type, valid: str) -> NDArray[Any]:

@@ -1,7 +1,7 @@
 """One decision maker: with a virtual clock, the executor commands what the simulator commands."""
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,11 +54,11 @@ class Costs:
         """One iteration at a time."""
         return step_ns(0, batch, context), 0, 1
 
-    def step(self, chunks: list[tuple[int, int]], batch: int, context: int) -> int:
+    def step(self, chunks: Sequence[tuple[int, int]], batch: int, context: int) -> int:
         """Chunks and decodes together."""
         return step_ns(sum(count for count, _ in chunks), batch, context)
 
-    def timed(self, chunks: list[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
+    def timed(self, chunks: Sequence[tuple[int, int]], batch: int, context: int) -> tuple[int, float]:
         """Not bound by compute."""
         return self.step(chunks, batch, context), 0.0
 
@@ -67,7 +67,7 @@ class LaneCosts:
     """Times of steps with lanes: the host's decodes count as others do."""
 
     def timed(
-        self, chunks: list[tuple[int, int]], batch: int, context: int, lanes: Lanes
+        self, chunks: Sequence[tuple[int, int]], batch: int, context: int, lanes: Lanes
     ) -> tuple[int, float]:
         """All together, and not bound by compute."""
         hosted = len(lanes.first) + len(lanes.second)

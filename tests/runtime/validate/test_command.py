@@ -63,7 +63,7 @@ def helpers(pid: int) -> list[str]:
 def test_systems_are_run_simulated_compared_and_replayed(tiny: Path, sets: list[str], tmp_path: Path) -> None:
     """Exit code 0, the hash before the first run, every figure of every system, records, equal replays, paths."""
     out = tmp_path / "out"
-    given = ("validate", "burst-local", "--on", "hardware", "--device", "cpu", "--systems", "fcfs,cfs-peer")
+    given = ("validate", "burst-local", "--on", "hardware", "--device", "cpu", "-s", "fcfs", "-s", "cfs-peer")
     done = aquasim(*given, "--repeats", "2", "--json", "--out", str(out), sets=sets)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
@@ -95,7 +95,7 @@ def test_systems_are_run_simulated_compared_and_replayed(tiny: Path, sets: list[
 
 def test_an_interrupt_leaves_no_process_behind(sets: list[str]) -> None:
     """Ctrl-C in the middle of a run: exit code 130, coordinator and donor gone."""
-    given = ("validate", "burst-local", "--on", "hardware", "--device", "cpu", "--systems", "cfs-peer")
+    given = ("validate", "burst-local", "--on", "hardware", "--device", "cpu", "--system", "cfs-peer")
     slow = [*sets, 'workload.arrivals={kind="poisson", rate=0.5}']
     process = subprocess.Popen(
         words(*given, sets=slow), stderr=subprocess.PIPE, text=True,
@@ -118,7 +118,7 @@ def test_an_interrupt_leaves_no_process_behind(sets: list[str]) -> None:
     [
         (("aqua/s5-elastic-h100",), None, "aqua/s5-elastic-h100: scenarios with tenants are simulated only"),
         (("burst-local", "--weights", "/nope.gguf"), None, "--weights /nope.gguf: no such file"),
-        (("burst-local", "--systems", "fcfs,what"), None, "unknown system 'what'; the scenario has: fcfs, cfs-host"),
+        (("burst-local", "-s", "what"), None, "unknown system 'what'; the scenario has: fcfs, cfs-host"),
         (("burst-h100",), None, "machine.server is '8xH100'; what runs here is compared with 'local' only"),
         (("burst-local",), "engine.version=vllm-0.14", "engine.version is 'vllm-0.14'; what runs here is 'aquasim'"),
         (("burst-local",), "machine.profile=h100", "machine.profile: H100 says nothing of our own engine"),
@@ -194,7 +194,7 @@ def test_simulated_is_near_measured(tmp_path: Path) -> None:
 
     In one of three tries, each with a calibration of its own: what else runs here changes a core's speed twofold.
     """
-    given = ("validate", "burst-local", "--on", "hardware", "--device", "cpu", "--systems", "fcfs,cfs-host")
+    given = ("validate", "burst-local", "--on", "hardware", "--device", "cpu", "-s", "fcfs", "-s", "cfs-host")
     command = words(*given, "--repeats", "1", "--clock", "cpu", "--json")
     worst: list[float] = []
     while len(worst) < 3 and not (worst and worst[-1] < 0.5):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Any
@@ -32,6 +33,14 @@ def split(key: str) -> tuple[str, ...]:
     if at < len(key) or not parts or not all(parts) or key.endswith("."):
         raise UserError(f"{key!r} is no key; write path.to.key, for example workload.arrivals.rate")
     return tuple(parts)
+
+
+def parts_of(text: str) -> tuple[str, ...]:
+    """Return the parts of a key as it stands in a file; what is no key is one part."""
+    try:
+        return split(text.strip())
+    except UserError:
+        return (text,)
 
 
 def join(parts: Iterable[str]) -> str:
@@ -109,15 +118,13 @@ def parse_change(text: str) -> Change:
     Raises:
         UserError: it is nothing of the kind.
     """
-    import tomllib
-
     key, sign, raw = text.partition("=")
-    if not sign:
-        raise UserError(f"--set {text}: write path.to.key=value, for example workload.arrivals.rate=2")
     try:
-        name = join(split(key.strip()))
-    except UserError as error:
-        raise UserError(f"--set {text}: {error}") from None
+        name = join(split(key.strip())) if sign else ""
+    except UserError:
+        name = ""
+    if not name:
+        raise UserError(f"--set {text}: write path.to.key=value, for example workload.arrivals.rate=2")
     try:
         return name, tomllib.loads(f"value = {raw.strip()}")["value"]
     except tomllib.TOMLDecodeError:
