@@ -15,7 +15,6 @@ import typer
 from aquasim import __version__
 from aquasim.cli.options import CsvOption, JsonOption
 from aquasim.cli.output import Form, emit, form_of
-from aquasim.cli.simulate import check_target
 from aquasim.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ def reproduce_command(
     title, known = _paper(paper)
     chosen = [_claim(name, known) for name in claims] or list(known.values())
     if out is not None:
+        from aquasim.cli.simulate import check_target
+
         check_target(out, overwrite, [])
     count = workers or min(os.cpu_count() or 1, 8)
     started = time.monotonic()

@@ -146,3 +146,25 @@ def test_m15_without_swap_space_pages_are_computed_again() -> None:
     assert set(driver.outcome.values()) == {"finished"}
     starts = [c for step in driver.commands if isinstance(step, Step) for c in step.chunks if c.start == 0]
     assert len(starts) > 2
+
+
+def turns(policy: str, count: int, blocks: int, tier: int) -> tuple[int, int]:
+    """Return how often anybody lost its place, and the prompt tokens computed, of equal requests in slices of 4."""
+    sizes = limits(blocks=blocks, max_model_len=48, tiers=(("host", tier),))
+    driver = Driver(sizes, make_policy(policy, slice_length=4), Load([(0, 7, 30, 0, ())] * count), 1).run()
+    assert set(driver.outcome.values()) == {"finished"}
+    steps = [each for each in driver.commands if isinstance(each, Step)]
+    tokens = sum(chunk.tokens for step in steps for chunk in step.chunks)
+    return sum(len(step.preempted) for step in steps), tokens
+
+
+def test_in_ours_nobody_makes_way_at_the_end_of_a_slice_whose_pages_no_tier_can_take() -> None:
+    """Two in turns with a tier for both; with 3 blocks the first goes on, where `cfs` computes all again."""
+    assert turns("aqua", 2, 12, 24)[0] > 4
+    assert turns("aqua", 2, 12, 3)[0] <= 2
+    assert turns("cfs", 2, 12, 3)[0] > 4
+
+
+def test_in_ours_copies_of_those_that_run_make_room() -> None:
+    """Four in memory for two, a tier for little more: residents' copies go, and no prompt is computed twice."""
+    assert turns("aqua", 4, 20, 18) == (5, 4 * 7)

@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from aquasim.core.policies.base import FOREVER, Policy
+from aquasim.core.policies.rooms import lacks, room
 from aquasim.core.request import Request, State
 
 if TYPE_CHECKING:
@@ -76,15 +77,34 @@ class Aqua(Cfs):
     starve; page-outs and page-ins run beside compute, so the batch never stops for a transfer; a newcomer
     displaces the request with the smallest dirty share (a copy already in the tier costs nothing to evict)
     instead of the least served; selection goes on past a request that does not fit, so memory does not idle;
-    and memory that comes free within a slice is filled. Pages move as whole blocks where the layout allows.
+    memory that comes free within a slice is filled; and a slice goes on where the tiers cannot take all that
+    would leave, or small ones would have whole contexts computed again and again. Copies of those that run are
+    given up first. Pages move as whole blocks where the layout allows.
     """
 
     def __init__(self, *, slice_length: int = 16, clamp: bool = True, backfill: bool = True) -> None:
         super().__init__(slice_length=slice_length, clamp=clamp, backfill=backfill, overlap=True)
 
     def displaced(self, s: "Scheduler", newcomer: Request) -> Request | None:
-        """Return the decoder with the smallest dirty share of its blocks; the most served of equals."""
+        """Return a decoder that a tier can take, if any; the smallest dirty share of its blocks; the most served."""
         decoders = [r for r in s.running.values() if r.decoding]
-        return min(
-            decoders, key=lambda r: (s.pager.dirty(r) * 1024 // len(r.blocks), -r.rank, r.id), default=None
-        )
+        rooms = {tier: room(tier, s) for tier in s.pager.tiers}
+
+        def cost(r: Request) -> tuple[bool, int, int, int]:
+            homeless = all(lacks(r, tier) > free for tier, free in rooms.items())
+            return homeless, s.pager.dirty(r) * 1024 // len(r.blocks), -r.rank, r.id
+
+        return min(decoders, key=cost, default=None)
+
+    def worthwhile(self, leaving: list[Request], arriving: list[Request], s: "Scheduler") -> bool:
+        """Say whether the tiers can take all that would leave; without any, computing again is what was asked for."""
+        tiers = s.pager.tiers
+        return not tiers or sum([len(r.blocks) for r in leaving]) <= sum([room(tier, s) for tier in tiers])
+
+    def places(self, request: Request, s: "Scheduler") -> list[str] | None:
+        """Return None while a tier has room, else one that is made room in by giving copies up."""
+        tiers = s.pager.tiers
+        order = [tier for tier in (request.copy_tier, *tiers) if tier in tiers]
+        if any(tiers[tier].free >= lacks(request, tier) for tier in order):
+            return None
+        return next(([tier] for tier in order if s.pager.spare(tier, lacks(request, tier), request)), None)

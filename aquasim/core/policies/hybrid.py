@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from aquasim.core.policies.base import LaneRules
 from aquasim.core.policies.cfs import Aqua
+from aquasim.core.policies.rooms import lacks, room
 from aquasim.core.predictor import Copying, Predictor
 from aquasim.core.request import Request
 
@@ -82,18 +83,7 @@ class Hybrid(Aqua):
 
     def _open(self, request: Request, s: "Scheduler") -> list[str]:
         """Return the places with room for a resident request."""
-        return [tier for tier in s.pager.tiers if self._lacks(request, tier, s) <= self._room(tier, s)] + [
-            AGAIN
-        ]
-
-    def _lacks(self, request: Request, tier: str, s: "Scheduler") -> int:
-        """Return the blocks that a resident request would have to be given in a tier."""
-        return len(request.blocks) - (len(request.copy) if tier == request.copy_tier else 0)
-
-    def _room(self, tier: str, s: "Scheduler") -> int:
-        """Return a tier's blocks that are free, or hold copies of those that run."""
-        copies = [len(r.copy) for r in s.running.values() if r.copy_tier == tier and r.blocks]
-        return s.pager.tiers[tier].free + sum(copies)
+        return [tier for tier in s.pager.tiers if lacks(request, tier) <= room(tier, s)] + [AGAIN]
 
     # --- answers ---------------------------------------------------------------------------------------------
 
@@ -103,7 +93,7 @@ class Hybrid(Aqua):
         order = [place for _, place in ranked]
         order = order[: order.index(AGAIN)]
         for place in order:
-            if s.pager.spare(place, self._lacks(request, place, s), request):
+            if s.pager.spare(place, lacks(request, place), request):
                 break
         return order
 
@@ -130,7 +120,7 @@ class Hybrid(Aqua):
         """Say whether the host delays a newcomer less than it would delay those whom it displaces."""
         need = s.blocks_for(newcomer.total)
         if newcomer.total > s.limits.max_num_batched_tokens - s.batch.count or not (
-            HOST in s.pager.tiers and need <= self._room(HOST, s)
+            HOST in s.pager.tiers and need <= room(HOST, s)
         ):
             return False
         there = need * self._copying(HOST).back - self._made_there(s)
@@ -147,12 +137,12 @@ class Hybrid(Aqua):
 
     def _tight(self, s: "Scheduler") -> bool:
         """Say whether the tiers may not take all that HBM holds: then those who run had better come to their end."""
-        return sum([self._room(tier, s) for tier in s.pager.tiers]) < s.pool.capacity
+        return sum([room(tier, s) for tier in s.pager.tiers]) < s.pool.capacity
 
     def victim(self, s: "Scheduler") -> Request:
         """Return the most served decoder if a tier has room for it, else who costs least to compute again."""
         most = super().victim(s)
-        if any(self._lacks(most, tier, s) <= self._room(tier, s) for tier in s.pager.tiers):
+        if any(lacks(most, tier) <= room(tier, s) for tier in s.pager.tiers):
             return most
         return min(s.running.values(), key=lambda r: (len(r.blocks), -r.arrival, -r.id))
 
