@@ -224,7 +224,6 @@ def _print_table(what: str, rows: list[dict[str, Any]], slo: str, rule: str, abo
 
     from aquasim.cli.sweep_tables import grid, number
     from aquasim.cli.text import shown
-    from aquasim.sweep.words import FLEETING
 
     console = Console()
     console.print(f"[bold]{shown(slo)}[/bold]", highlight=False)
@@ -244,7 +243,7 @@ def _print_table(what: str, rows: list[dict[str, Any]], slo: str, rule: str, abo
         cells.append([shown(row["system"]), name, now, _found(what, row), beyond, passed])
     console.print(grid(heads, cells, 2), highlight=False)
     for row in rows:
-        doubtful = "NOT MONOTONE" in row["assured"] or FLEETING in row["assured"] or row["value"] is None
+        doubtful = row["value"] is None or not row["monotone"] or row["lasts"] is False
         colour = "yellow" if doubtful else "dim"
         name = f"{row['system']}: " if what == "capacity" else f"{row['system']}, {row['what']}: "
         console.print(f"[{colour}]{shown(name + row['assured'])}[/{colour}]", highlight=False)

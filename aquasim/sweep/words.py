@@ -5,8 +5,6 @@ from aquasim.sweep.knobs import Knob
 from aquasim.sweep.limits import LONGER, Limit
 from aquasim.sweep.slo import Verdict
 
-FLEETING = "NOT LASTING"
-
 
 def assured(limit: Limit) -> str:
     """Say in words what holds where, what does not, and what does not fit."""
@@ -27,7 +25,7 @@ def assured(limit: Limit) -> str:
     if boundary.strays:
         parts.append(f"NOT MONOTONE: {_strays(limit)}")
     if limit.longer is not None and not limit.longer.meets:
-        parts.append(f"{FLEETING}: {_longer(limit.longer)}")
+        parts.append(f"NOT LASTING: {_longer(limit.longer)}")
     return "; ".join(parts)
 
 
